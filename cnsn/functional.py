@@ -1,0 +1,151 @@
+"""CrossNorm's arithmetic: tensors in, tensors out, no state.
+
+With per-channel mean and standard deviation (mu, sigma) of a content map A and a style map B,
+
+    cross_norm(A, B) = sigma_B * (A - mu_A) / sigma_A + mu_B
+
+Source: Tang et al., "CrossNorm and SelfNorm for Generalization under Distribution Shifts",
+ICCV 2021, https://arxiv.org/abs/2102.02811
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["cross_norm", "instance_stats", "sample_beta", "sample_box"]
+
+# The sampling loops below are exact rejections; a bound keeps a bad draw from hanging a run.
+MAX_TRIES = 100
+
+
+def _spatial_dims(x: Tensor) -> tuple[int, ...]:
+    if x.ndim not in (3, 4):
+        raise ValueError(
+            f"Expected `x` to be of shape (B, C, H, W) or (B, C, L), but got {tuple(x.shape)}."
+        )
+    return tuple(range(2, x.ndim))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def instance_stats(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every channel of every sample.
+
+    Args:
+        x: floating point, of shape (B, C, H, W) or (B, C, L).
+        eps: added to the unbiased variance, inside the root.
+
+    Returns:
+        ``mean`` and ``std`` of shape (B, C, 1, 1) or (B, C, 1), in float32 for half-precision
+        inputs and in the input's dtype otherwise. The variance of a single position is 0.
+
+    Raises:
+        ValueError: for another number of dimensions, an integer dtype or a map with no position.
+    """
+    dims = _spatial_dims(x)
+    if not x.is_floating_point():
+        raise ValueError(f"Expected `x` to be of a floating point dtype, but got {x.dtype}.")
+    positions = math.prod(x.shape[2:])
+    if positions == 0:
+        raise ValueError(f"Expected `x` to have at least 1 position, but got {tuple(x.shape)}.")
+    x = _at_least_float32(x)
+    mean = x.mean(dims, keepdim=True)
+    # Two passes: E[x^2] - mean^2 loses every digit once |mean| / std passes about 1e3, and the
+    # stock variance kernel is several times slower on CPU.
+    variance = (x - mean).square().sum(dims, keepdim=True) / max(positions - 1, 1)
+    return mean, (variance + eps).sqrt()
+
+
+def cross_norm(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+    """Give `content` the per-channel statistics of `style`.
+
+    Args:
+        content: (B, C, H, W) or (B, C, L).
+        style: same B and C; its spatial size may differ.
+        eps: added to both variances, inside the root.
+
+    Returns:
+        Of the shape and dtype of `content`. Gradients flow through both pairs of statistics.
+
+    Raises:
+        ValueError: if the two differ in batch size, channels or number of dimensions.
+    """
+    if content.ndim != style.ndim or content.shape[:2] != style.shape[:2]:
+        raise ValueError(
+            "Expected `content` and `style` to agree in batch size and channels, but got "
+            f"{tuple(content.shape)} and {tuple(style.shape)}."
+        )
+    content_mean, content_std = instance_stats(content, eps)
+    style_mean, style_std = instance_stats(style, eps)
+    return restyle(content, content_mean, content_std, style_mean, style_std)
+
+
+def restyle(
+    content: Tensor, mean: Tensor, std: Tensor, style_mean: Tensor, style_std: Tensor
+) -> Tensor:
+    """``style_std * (content - mean) / std + style_mean``, rounded once to the content's dtype."""
+    centred = _at_least_float32(content) - mean
+    return (centred * (style_std / std) + style_mean).to(content.dtype)
+
+
+def sample_beta(beta: float, generator: torch.Generator | None = None) -> float:
+    """One draw from Beta(beta, beta).
+
+    Ulrich's closed form for beta > 1/2 (Devroye 1986, "Non-Uniform Random Variate Generation",
+    IX.4), Johnk's rejection below, both exact.
+    """
+    if not beta > 0:
+        raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
+    if beta > 0.5:
+        u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        radius = math.sqrt(1.0 - u ** (2.0 / (2.0 * beta - 1.0)))
+        return 0.5 + 0.5 * radius * math.cos(2.0 * math.pi * v)
+    for _ in range(MAX_TRIES):
+        u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        x, y = u ** (1.0 / beta), v ** (1.0 / beta)
+        if 0.0 < x + y <= 1.0:
+            return x / (x + y)
+    return 0.5
+
+
+def sample_box(
+    height: int,
+    width: int,
+    *,
+    beta: float = 1.0,
+    min_area: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> tuple[int, int, int, int]:
+    """A random box ``(top, left, height, width)`` inside a map of `height` x `width` positions.
+
+    The area ratio is drawn from Beta(beta, beta), the centre uniformly; the box is clipped at the
+    map's edges. Draws whose clipped box covers less than `min_area` of the map, or fewer than 2
+    positions (which have no standard deviation), are repeated a bounded number of times; then the
+    whole map is used.
+
+    Raises:
+        ValueError: if the map has fewer than 2 positions or an argument is out of range.
+    """
+    if height < 1 or width < 1 or height * width < 2:
+        raise ValueError(f"Expected a map of at least 2 positions, but got {height} x {width}.")
+    if not 0.0 <= min_area < 1.0:
+        raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")
+    for _ in range(MAX_TRIES):
+        side = math.sqrt(sample_beta(beta, generator))
+        centre = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        top, bottom = _clipped_interval(int(centre[0] * height), int(height * side), height)
+        left, right = _clipped_interval(int(centre[1] * width), int(width * side), width)
+        area = (bottom - top) * (right - left)
+        if area >= 2 and area >= min_area * height * width:
+            return top, left, bottom - top, right - left
+    return 0, 0, height, width
+
+
+def _clipped_interval(centre: int, length: int, size: int) -> tuple[int, int]:
+    half = length // 2
+    return max(centre - half, 0), min(centre + half, size)

@@ -1,0 +1,240 @@
+"""Put CrossNorm and SelfNorm into a built network, and switch CrossNorm on for a forward.
+
+net = insert(torchvision.models.resnet50(weights="DEFAULT"), CNSNSpec(kind="cnsn"))
+with crossnorm_active(net, k=1):
+    loss = criterion(net(x), y)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cnsn.layers import CNSN, Crop, CrossNorm, SelfNorm, check_crossnorm_options
+from cnsn.sites import CONVERSIONS, SitedBlock, SitedStem
+
+__all__ = ["CNSNSpec", "Kind", "crossnorm_active", "crossnorm_sites", "insert"]
+
+Kind = Literal["none", "cn", "sn", "cnsn"]
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class CNSNSpec:
+    """Which layers, where.
+
+    Args:
+        kind: "none" leaves the network untouched, so that baseline and method share one path.
+        position: site of the layers: pre, residual, identity, post or out in residual blocks;
+            other networks name theirs.
+        cn_position: site of CrossNorm where it differs from SelfNorm's; None means the same.
+        crop: see :class:`cnsn.CrossNorm`.
+        beta: see :class:`cnsn.CrossNorm`.
+        min_area: see :class:`cnsn.CrossNorm`.
+        stages: stages of the network that get the layers, counted from 1; None means all.
+        two_sided: see :class:`cnsn.SelfNorm`.
+        image: CrossNorm acts on the input image and nowhere else.
+    """
+
+    kind: Kind = "none"
+    position: str = "post"
+    cn_position: str | None = None
+    crop: Crop = "neither"
+    beta: float = 1.0
+    min_area: float = 0.1
+    stages: tuple[int, ...] | None = None
+    two_sided: bool = False
+    image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(
+                f"Expected `kind` to be one of {get_args(Kind)}, but got {self.kind!r}."
+            )
+        check_crossnorm_options(self.crop, self.beta, self.min_area)
+        if self.stages is not None and (not self.stages or min(self.stages) < 1):
+            raise ValueError(
+                f"Expected `stages` to hold numbers from 1, or to be None, but got {self.stages}."
+            )
+        if self.cn_position is not None and self.image:
+            raise ValueError(
+                "Expected `cn_position` to be None when `image` is set, but got "
+                f"{self.cn_position!r}: CrossNorm sits in one place."
+            )
+
+    @property
+    def crossnorm(self) -> bool:
+        """Whether there is a CrossNorm."""
+        return self.kind in ("cn", "cnsn")
+
+    @property
+    def selfnorm(self) -> bool:
+        """Whether there is a SelfNorm."""
+        return self.kind in ("sn", "cnsn")
+
+
+def insert(net: Net, spec: CNSNSpec) -> Net:
+    """Insert the layers into `net`, in place, and return it.
+
+    Every residual block gets a ``cnsn`` submodule at ``spec.position`` (keys such as
+    ``layer1.0.cnsn.selfnorm.g_fc.weight``), and a ``crossnorm`` where CrossNorm sits elsewhere.
+    Works on the networks of :mod:`cnsn.nets`, on torchvision's ResNet, ResNeXt and Wide ResNet,
+    and on whatever is built from their blocks (``fcn_resnet50``, segmentation encoders). New
+    parameters are created on the device and in the dtype of the block they join.
+
+    Raises:
+        ValueError: no known block, layers inserted before, a position or stage that the network
+            does not have. The network is then unchanged.
+    """
+    if spec.kind == "none":
+        return net
+    blocks = _find_blocks(net)
+    _check_blocks(net, blocks, spec)
+    if spec.crossnorm and spec.image:
+        _convert_stem(net).crossnorm = _new_crossnorm(spec)
+    if spec.selfnorm or not spec.image:
+        for block, stage in blocks:
+            if spec.stages is None or stage in spec.stages:
+                _equip(block, spec)
+    return net
+
+
+def crossnorm_sites(net: nn.Module) -> list[CrossNorm]:
+    """The CrossNorm modules of `net`, in the order of its registration."""
+    return [module for module in net.modules() if isinstance(module, CrossNorm)]
+
+
+@contextmanager
+def crossnorm_active(
+    net: nn.Module,
+    k: int = 1,
+    generator: torch.Generator | None = None,
+    *,
+    draws: torch.Generator | None = None,
+    partner: Tensor | None = None,
+) -> Iterator[list[CrossNorm]]:
+    """Within the context, `k` randomly chosen CrossNorm sites of `net` are active.
+
+    Args:
+        net: a network with CrossNorm inserted; CrossNorm acts only while it is training.
+        k: how many of the n sites, from 0 to n.
+        generator: CPU generator of the choice; None means torch's global one.
+        draws: CPU generator of permutations and boxes; None means `generator`. Processes that
+            train together choose the same sites but draw differently.
+        partner: see :class:`cnsn.CrossNorm`.
+
+    Yields:
+        The active sites. Everything is restored at the end, also after an exception.
+
+    Raises:
+        ValueError: if `k` is negative or larger than the number of sites.
+    """
+    sites = crossnorm_sites(net)
+    if not 0 <= k <= len(sites):
+        raise ValueError(
+            f"Expected `k` to be from 0 to {len(sites)}, the number of CrossNorm sites, "
+            f"but got {k}."
+        )
+    chosen = [sites[i] for i in torch.randperm(len(sites), generator=generator)[:k].tolist()]
+    before = [(site.active, site.generator, site.partner) for site in chosen]
+    try:
+        for site in chosen:
+            site.active = True
+            site.generator = generator if draws is None else draws
+            site.partner = partner
+        yield chosen
+    finally:
+        for site, state in zip(chosen, before, strict=True):
+            site.active, site.generator, site.partner = state
+
+
+def _find_blocks(net: nn.Module) -> list[tuple[nn.Module, int]]:
+    """Blocks that have sites or can get them, each with its stage's number, from 1.
+
+    The stage is the container that holds the block (``layer1``, ``block1.layer``, ...).
+    """
+    blocks: list[tuple[nn.Module, int]] = []
+    stages: dict[str, int] = {}
+    for name, module in net.named_modules():
+        if type(module) in CONVERSIONS or isinstance(module, SitedBlock):
+            if isinstance(module, SitedStem):
+                continue
+            stage = stages.setdefault(name.rpartition(".")[0], len(stages) + 1)
+            blocks.append((module, stage))
+    return blocks
+
+
+def _check_blocks(net: nn.Module, blocks: list[tuple[nn.Module, int]], spec: CNSNSpec) -> None:
+    known = sorted({f"{cls.__module__}.{cls.__name__}" for cls in CONVERSIONS})
+    if not blocks and (spec.selfnorm or not spec.image):
+        raise ValueError(
+            f"Expected `net` to hold blocks that the layers fit into, but {type(net).__name__} has "
+            f"none. Known are the networks of cnsn.nets and {', '.join(known)}; in other networks "
+            "call cnsn.CNSN in your own forward."
+        )
+    for module in net.modules():
+        if isinstance(module, CrossNorm | SelfNorm):
+            raise ValueError(
+                f"Expected `net` to be without CrossNorm and SelfNorm, but {type(net).__name__} "
+                "has them already: build it anew and insert once."
+            )
+    sites = sorted({site for block, _ in blocks for site in _site_names(block)})
+    for position in (spec.position, spec.cn_position):
+        if blocks and position is not None and position not in sites:
+            types = sorted({type(block).__name__ for block, _ in blocks})
+            raise ValueError(
+                f"Expected the position to be one of {sites}, the sites of {', '.join(types)}, "
+                f"but got {position!r}."
+            )
+    last = max((stage for _, stage in blocks), default=0)
+    if spec.stages is not None and blocks and max(spec.stages) > last:
+        raise ValueError(f"Expected `stages` to be from 1 to {last}, but got {spec.stages}.")
+
+
+def _site_names(block: nn.Module) -> tuple[str, ...]:
+    return block.SITES if isinstance(block, SitedBlock) else CONVERSIONS[type(block)].SITES
+
+
+def _equip(module: nn.Module, spec: CNSNSpec) -> None:
+    if not isinstance(module, SitedBlock):
+        module.__class__ = CONVERSIONS[type(module)]
+    assert isinstance(module, SitedBlock)
+    apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
+    if apart and not spec.image and spec.cn_position in module.SITES:
+        module.crossnorm = _new_crossnorm(spec)
+        module.crossnorm_site = spec.cn_position
+    if spec.position not in module.SITES:
+        return
+    selfnorm = None
+    if spec.selfnorm:
+        channels = module.site_channels()[spec.position]
+        reference = next(module.parameters())
+        selfnorm = SelfNorm(channels, two_sided=spec.two_sided)
+        selfnorm.to(device=reference.device, dtype=reference.dtype)
+    crossnorm = _new_crossnorm(spec) if spec.crossnorm and not apart else None
+    if selfnorm is not None or crossnorm is not None:
+        module.cnsn = CNSN(crossnorm=crossnorm, selfnorm=selfnorm)
+        module.cnsn.train(module.training)
+        module.cnsn_site = spec.position
+
+
+def _new_crossnorm(spec: CNSNSpec) -> CrossNorm:
+    return CrossNorm(crop=spec.crop, beta=spec.beta, min_area=spec.min_area)
+
+
+def _convert_stem(net: nn.Module) -> SitedStem:
+    for module in net.modules():
+        if type(module) is nn.Conv2d:
+            module.__class__ = SitedStem
+            assert isinstance(module, SitedStem)
+            module.crossnorm_site = "image"
+            return module
+    raise ValueError(
+        f"Expected `net` to begin with a Conv2d that takes the image, but {type(net).__name__} "
+        "has none."
+    )

@@ -1,0 +1,214 @@
+"""CrossNorm and SelfNorm as modules, and CNSN, which holds both.
+
+CrossNorm exchanges channel statistics between feature maps while training, so that the network
+sees more styles. SelfNorm learns, per channel, a gate from the channel's own statistics,
+
+    y = g(mu, sigma) * x                                  (one-sided, as released)
+    y = g(mu, sigma) * (x - mu) + f(mu, sigma) * mu       (two-sided, as in the paper's text)
+
+and works at training and test time. Source: Tang et al., ICCV 2021,
+https://arxiv.org/abs/2102.02811
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cnsn.functional import cross_norm, instance_stats, restyle, sample_box
+
+__all__ = ["CNSN", "Crop", "CrossNorm", "Mode", "SelfNorm"]
+
+Crop = Literal["neither", "style", "content", "both"]
+Mode = Literal["2-instance", "1-instance"]
+
+
+class CrossNorm(nn.Module):
+    """Exchanges the channel statistics of feature maps; identity unless training and `active`.
+
+    Args:
+        crop: whose statistics come from a random box: neither map's, the style's, the content's
+            (then only the box is restyled) or both.
+        beta: the box's area ratio follows Beta(beta, beta).
+        min_area: smallest area ratio of a box, in [0, 1).
+        mode: the style comes from another sample of the batch ("2-instance") or from another
+            channel of the same sample ("1-instance").
+
+    Shape: (B, C, H, W) or (B, C, L), returned as it came. A map of a single position has no style
+    and is returned unchanged. One box and one permutation serve the whole batch, as in the
+    released code.
+
+    Attributes:
+        active: set for the length of a forward by :func:`cnsn.crossnorm_active`.
+        generator: CPU generator of permutation and boxes; None means torch's global one.
+        partner: explicit permutation (B,) used instead of a random one, for styles that must come
+            from a chosen sample; None means random.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: Crop = "neither",
+        beta: float = 1.0,
+        min_area: float = 0.1,
+        mode: Mode = "2-instance",
+    ) -> None:
+        super().__init__()
+        check_crossnorm_options(crop, beta, min_area)
+        if mode not in get_args(Mode):
+            raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")
+        self.crop: Crop = crop
+        self.beta = beta
+        self.min_area = min_area
+        self.mode: Mode = mode
+        self.active = False
+        self.generator: torch.Generator | None = None
+        self.partner: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.active) or math.prod(x.shape[2:]) < 2:
+            return x
+        return self._exchange(x)
+
+    # Random boxes are Python numbers; a compiled graph would be compiled again for each of them.
+    @torch.compiler.disable
+    def _exchange(self, x: Tensor) -> Tensor:
+        dim = 0 if self.mode == "2-instance" else 1
+        order = self._draw_order(x.shape[dim]).to(x.device)
+        if self.crop == "neither":
+            # Every style is some map's own statistics: compute them once and permute them.
+            mean, std = instance_stats(x, eps=1e-5)
+            return restyle(
+                x, mean, std, mean.index_select(dim, order), std.index_select(dim, order)
+            )
+        style = x if self.crop == "content" else x[self._draw_box(x)]
+        style = style.index_select(dim, order)
+        if self.crop == "style":
+            return cross_norm(x, style)
+        box = self._draw_box(x)
+        out = x.clone()
+        out[box] = cross_norm(x[box], style)
+        return out
+
+    def _draw_order(self, n: int) -> Tensor:
+        if self.partner is None:
+            return torch.randperm(n, generator=self.generator)
+        if self.partner.shape != (n,):
+            raise ValueError(
+                f"Expected `partner` to hold one index for each of {n} maps, "
+                f"but got shape {tuple(self.partner.shape)}."
+            )
+        return self.partner
+
+    def _draw_box(self, x: Tensor) -> tuple[slice, ...]:
+        """Index of a random box; a sequence is a map one position wide."""
+        length = x.shape[2:]
+        height, width = (length[0], length[1]) if x.ndim == 4 else (length[0], 1)
+        top, left, box_height, box_width = sample_box(
+            height, width, beta=self.beta, min_area=self.min_area, generator=self.generator
+        )
+        rows, columns = slice(top, top + box_height), slice(left, left + box_width)
+        everything = (slice(None), slice(None))
+        return (*everything, rows, columns) if x.ndim == 4 else (*everything, rows)
+
+    def extra_repr(self) -> str:
+        return f"crop={self.crop!r}, beta={self.beta}, min_area={self.min_area}, mode={self.mode!r}"
+
+
+class SelfNorm(nn.Module):
+    """Rescales each channel by a gate learnt from its mean and standard deviation.
+
+    Args:
+        channels: C of the input.
+        two_sided: gate the mean by a second function f, as in the paper's text; the released
+            networks use one function (the default).
+
+    Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
+    the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
+
+    Raises:
+        ValueError: for a wrong number of channels, or a batch of one sample while training (its
+            batch normalisation over the batch is then undefined).
+    """
+
+    eps = 1e-12
+
+    def __init__(self, channels: int, *, two_sided: bool = False) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"Expected `channels` to be at least 1, but got {channels}.")
+        self.channels = channels
+        self.g_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
+        self.g_bn = nn.BatchNorm1d(channels)
+        self.f_fc: nn.Conv1d | None = None
+        self.f_bn: nn.BatchNorm1d | None = None
+        if two_sided:
+            self.f_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
+            self.f_bn = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        mean, std = instance_stats(x, self.eps)
+        gain = self._gate(mean, std, self.g_fc, self.g_bn)
+        if self.f_fc is None or self.f_bn is None:
+            return (x * gain).to(x.dtype)
+        mean_gain = self._gate(mean, std, self.f_fc, self.f_bn)
+        return (gain * (x - mean) + mean_gain * mean).to(x.dtype)
+
+    @staticmethod
+    def _gate(mean: Tensor, std: Tensor, fc: nn.Conv1d, bn: nn.Module) -> Tensor:
+        # The grouped convolution of width 2 written out: it stays in float32 under autocast, whose
+        # half-precision convolution would round the statistics.
+        weight = fc.weight.to(mean.dtype)
+        score = mean.flatten(1) * weight[:, 0, 0] + std.flatten(1) * weight[:, 0, 1]
+        normalised = bn(score.to(fc.weight.dtype))
+        return torch.sigmoid(normalised.to(mean.dtype)).view_as(mean)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim not in (3, 4) or x.shape[1] != self.channels:
+            raise ValueError(
+                f"Expected `x` to be of shape (B, {self.channels}, ...) with 3 or 4 dimensions, "
+                f"but got {tuple(x.shape)}."
+            )
+        if self.training and x.shape[0] < 2:
+            raise ValueError(
+                "Expected `x` to hold at least 2 samples while SelfNorm is training, but got "
+                f"{x.shape[0]}: use a larger batch, drop the last one, or call .eval() first."
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, two_sided={self.f_fc is not None}"
+
+
+class CNSN(nn.Module):
+    """CrossNorm, then SelfNorm; either may be missing.
+
+    Shape: (B, C, H, W) or (B, C, L), returned as it came.
+    """
+
+    def __init__(
+        self, *, crossnorm: CrossNorm | None = None, selfnorm: SelfNorm | None = None
+    ) -> None:
+        super().__init__()
+        self.crossnorm = crossnorm
+        self.selfnorm = selfnorm
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.crossnorm is not None:
+            x = self.crossnorm(x)
+        if self.selfnorm is not None:
+            x = self.selfnorm(x)
+        return x
+
+
+def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
+    """Raise ValueError for options that no CrossNorm can have."""
+    if crop not in get_args(Crop):
+        raise ValueError(f"Expected `crop` to be one of {get_args(Crop)}, but got {crop!r}.")
+    if not beta > 0:
+        raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
+    if not 0.0 <= min_area < 1.0:
+        raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")

@@ -1,0 +1,131 @@
+"""Named places in a network where the layers can sit.
+
+A residual block has five sites, the same in every network:
+
+    x -> pre -> [branch] -> residual -> (+) -> post -> activation -> out
+      \\-> [projection] -> identity ---/
+
+A block with sites inherits :class:`SitedBlock` and calls ``self.at(site, x)`` in its forward; until
+something is inserted that is the identity. Networks of :mod:`cnsn.nets` are written so; blocks of
+other libraries are converted by :func:`cnsn.insert`, which changes the class of the built block to
+a subclass defined here: parameters, keys, pickling and deepcopy stay as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+from cnsn.layers import CNSN, CrossNorm
+
+__all__ = [
+    "CONVERSIONS",
+    "RESIDUAL_SITES",
+    "SitedBasicBlock",
+    "SitedBlock",
+    "SitedBottleneck",
+    "SitedStem",
+]
+
+RESIDUAL_SITES = ("pre", "residual", "identity", "post", "out")
+
+
+class SitedBlock(nn.Module):
+    """Mixin: a module whose forward passes named sites.
+
+    Attributes:
+        SITES: the names that its forward passes, in order.
+        cnsn, cnsn_site: the inserted layers and where they act; None before insertion.
+        crossnorm, crossnorm_site: CrossNorm where it sits at another site than SelfNorm.
+    """
+
+    SITES: ClassVar[tuple[str, ...]] = RESIDUAL_SITES
+    cnsn_site: str | None = None
+    crossnorm_site: str | None = None
+    cnsn: CNSN
+    crossnorm: CrossNorm
+
+    def at(self, site: str, x: Tensor) -> Tensor:
+        """What the layers at `site` make of `x`; `x` itself where there are none."""
+        if site == self.crossnorm_site:
+            x = self.crossnorm(x)
+        if site == self.cnsn_site:
+            x = self.cnsn(x)
+        return x
+
+    def site_channels(self) -> Mapping[str, int]:
+        """Number of channels at each site."""
+        raise NotImplementedError
+
+
+class SitedBasicBlock(SitedBlock, resnet.BasicBlock):
+    """torchvision's two-convolution residual block, with sites."""
+
+    conv1: nn.Conv2d
+    bn1: nn.Module
+    conv2: nn.Conv2d
+    bn2: nn.Module
+    relu: nn.Module
+    downsample: nn.Module | None
+
+    def site_channels(self) -> Mapping[str, int]:
+        out = self.conv2.out_channels
+        return dict.fromkeys(self.SITES, out) | {"pre": self.conv1.in_channels}
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.at("pre", x)
+        branch = self.relu(self.bn1(self.conv1(branch)))
+        branch = self.bn2(self.conv2(branch))
+        return _merge(self, x, branch)
+
+
+class SitedBottleneck(SitedBlock, resnet.Bottleneck):
+    """torchvision's three-convolution residual block, with sites."""
+
+    conv1: nn.Conv2d
+    bn1: nn.Module
+    conv2: nn.Conv2d
+    bn2: nn.Module
+    conv3: nn.Conv2d
+    bn3: nn.Module
+    relu: nn.Module
+    downsample: nn.Module | None
+
+    def site_channels(self) -> Mapping[str, int]:
+        out = self.conv3.out_channels
+        return dict.fromkeys(self.SITES, out) | {"pre": self.conv1.in_channels}
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.at("pre", x)
+        branch = self.relu(self.bn1(self.conv1(branch)))
+        branch = self.relu(self.bn2(self.conv2(branch)))
+        branch = self.bn3(self.conv3(branch))
+        return _merge(self, x, branch)
+
+
+def _merge(block: SitedBasicBlock | SitedBottleneck, x: Tensor, branch: Tensor) -> Tensor:
+    identity = x if block.downsample is None else block.downsample(x)
+    total = block.at("residual", branch) + block.at("identity", identity)
+    return block.at("out", block.relu(block.at("post", total)))
+
+
+class SitedStem(SitedBlock, nn.Conv2d):
+    """A network's first convolution with one site before it: the input image."""
+
+    SITES: ClassVar[tuple[str, ...]] = ("image",)
+
+    def site_channels(self) -> Mapping[str, int]:
+        return {"image": self.in_channels}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.at("image", x))
+
+
+# Exact types only: a user's subclass has a forward of its own, which must not be replaced.
+CONVERSIONS: dict[type[nn.Module], type[SitedBlock]] = {
+    resnet.BasicBlock: SitedBasicBlock,
+    resnet.Bottleneck: SitedBottleneck,
+}
