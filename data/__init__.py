@@ -1,0 +1,1 @@
+"""Data of the experiments: one LightningDataModule a task, and what they share."""

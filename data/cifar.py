@@ -1,0 +1,158 @@
+"""CIFAR-10 and CIFAR-100 with their corrupted test sets, and anything in their on-disk layout.
+
+Sources: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html; CIFAR-10-C and CIFAR-100-C,
+Hendrycks & Dietterich 2019, https://github.com/hendrycks/robustness
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from data.errors import DataNotFoundError
+
+__all__ = ["CIFARName", "CIFARSet", "is_original", "read_cifar"]
+
+CIFARName = Literal["cifar10", "cifar100"]
+
+
+class CIFARSet(NamedTuple):
+    """Layout of one of the two sets, and the published files' MD5."""
+
+    title: str
+    folder: str
+    train: dict[str, str]
+    test: dict[str, str]
+    label_key: str
+    num_classes: int
+
+
+SETS: dict[str, CIFARSet] = {
+    # MD5 sums as in torchvision.datasets.CIFAR10 and CIFAR100.
+    "cifar10": CIFARSet(
+        "CIFAR-10",
+        "cifar-10-batches-py",
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
+        {"test_batch": "40351d587109b95175f43aff81a1287e"},
+        "labels",
+        10,
+    ),
+    "cifar100": CIFARSet(
+        "CIFAR-100",
+        "cifar-100-python",
+        {"train": "16019d7e3df5f24257cddd939b257f8d"},
+        {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        "fine_labels",
+        100,
+    ),
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads the published pickles, which hold plain containers and NumPy arrays, and no others."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def folder_of(root: str | Path, name: CIFARName) -> Path:
+    """The folder of the batches: `root` itself or the usual folder in it."""
+    root, layout = Path(root).expanduser(), SETS[name]
+    for folder in (root / layout.folder, root):
+        if all((folder / file).is_file() for file in (*layout.train, *layout.test)):
+            return folder
+    raise DataNotFoundError(
+        f"Expected {layout.title} in {root}, as {layout.folder}/ with the files "
+        f"{', '.join((*layout.train, *layout.test))}, but they are not there. Fetch them with "
+        f"`python -m data.prepare {name} --root {root}`, or try the task on bundled data with "
+        "`python -m tasks.classification fit --config configs/digits.yaml`."
+    )
+
+
+def read_cifar(
+    root: str | Path, name: CIFARName = "cifar10", *, train: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of the training or test part.
+
+    Raises:
+        DataNotFoundError: nothing in this layout at `root`.
+        ValueError: a file that is damaged, holds code, or whose labels do not fit its images.
+    """
+    folder, layout = folder_of(root, name), SETS[name]
+    parts = [
+        _read_batch(folder / file, layout) for file in (layout.train if train else layout.test)
+    ]
+    images = np.concatenate([images for images, _ in parts])
+    labels = np.concatenate([labels for _, labels in parts])
+    return np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+
+
+def _read_batch(path: Path, layout: CIFARSet) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        images = np.asarray(batch["data"])
+        labels = np.asarray(batch[layout.label_key], dtype=np.int64)
+    except Exception as error:
+        raise ValueError(
+            f"Expected {path} to be a pickled batch of {layout.title}'s layout, but it could not "
+            f"be read ({error!r}). Delete it and fetch the set again."
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
+        raise ValueError(
+            f"Expected {path} to hold images as uint8 (N, 3072), but got {images.dtype} "
+            f"{images.shape}."
+        )
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"Expected {path} to hold one label for each of {len(images)} images, but got "
+            f"{labels.size} labels."
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < layout.num_classes:
+        raise ValueError(
+            f"Expected the labels in {path} to be from 0 to {layout.num_classes - 1}, but got "
+            f"{labels.min()} to {labels.max()}."
+        )
+    return images, labels
+
+
+def is_original(root: str | Path, name: CIFARName) -> bool:
+    """Whether every file has the published MD5; otherwise one warning says what was found."""
+    folder, layout = folder_of(root, name), SETS[name]
+    published = layout.train | layout.test
+    different = [
+        file
+        for file, md5 in published.items()
+        if hashlib.md5((folder / file).read_bytes()).hexdigest() != md5
+    ]
+    if not different:
+        return True
+    warnings.warn(
+        f"{folder} has {layout.title}'s layout, but {len(different)} of {len(published)} files are "
+        "not the published ones: results will carry the name of a subset, with its counts.",
+        stacklevel=2,
+    )
+    return False

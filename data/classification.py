@@ -1,0 +1,314 @@
+"""Data modules of the classification task: CIFAR and its corrupted test sets, bundled digits.
+
+Training yields {"image": (B, 3, H, W) float32 normalised, "label": (B,), "index": (B,)}; images
+stay uint8 until they are on the device, where each sample is cropped and flipped by itself.
+Evaluation yields {"image", "label", "group"} with the test condition's number in `group`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.cifar import SETS, CIFARName, is_original, read_cifar
+from data.corrupted_set import open_corrupted
+from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
+from data.errors import DataNotFoundError
+from data.images import EvaluationSets, Group, ImageTensor, fingerprint, flip_and_shift, normalise
+from data.loading import TrainLoader, evaluation_loader
+from data.randomness import derive_seed
+
+__all__ = ["CIFAR", "Digits", "ImageClassificationData"]
+
+SEVERITIES = (1, 2, 3, 4, 5)
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+class ImageClassificationData(L.LightningDataModule):
+    """What the data sets share: loaders, augmentation, and the conditions of the test.
+
+    Args:
+        batch_size: of the global batch, which processes share out.
+        eval_batch_size: of evaluation, a process.
+        workers: reading processes; 0 is fastest for images that are in memory.
+        seed: of order and augmentation; the command line sets it to the run's seed.
+        padding: of the random crop, in pixels.
+        flip: random horizontal flips.
+        corruptions: names of the test's corruptions; empty tests on clean images alone.
+        mean: of the input normalisation, in [0, 1], by channel.
+        std: of the input normalisation, by channel.
+    """
+
+    num_classes: int
+    title: str
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        workers: int,
+        seed: int,
+        padding: int,
+        flip: bool,
+        corruptions: Sequence[str],
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 2),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+            ("padding", padding, 0),
+        ):
+            if value < least:
+                raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        unknown = [name for name in corruptions if name not in ALL_CORRUPTIONS]
+        if unknown:
+            raise ValueError(
+                f"Expected `corruptions` to be among {', '.join(ALL_CORRUPTIONS)}, but got "
+                f"{', '.join(map(repr, unknown))}."
+            )
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self.seed = seed
+        self.padding = padding
+        self.flip = flip
+        self.corruptions = tuple(corruptions)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._train: ImageTensor | None = None
+        self._test: Arrays | None = None
+        self._groups: EvaluationSets | None = None
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        """Images uint8 (N, H, W, 3) and labels int64 (N,), of training and test."""
+        raise NotImplementedError
+
+    def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
+        """Images and labels of every corrupted condition."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What a result must say of its data: true name, fingerprint, counts."""
+        assert self._train is not None and self._test is not None
+        train = self._train
+        return {
+            "dataset": self.title,
+            "fingerprint": fingerprint(train.images.numpy(), train.labels.numpy(), *self._test),
+            "n_train": len(train),
+            "n_test": len(self._test[1]),
+        }
+
+    @property
+    def groups(self) -> list[Group]:
+        """The conditions of the test; the clean one first."""
+        assert self._groups is not None
+        return self._groups.groups
+
+    def setup(self, stage: str) -> None:
+        if self._train is None:
+            (images, labels), self._test = self.read()
+            tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+            self._train = ImageTensor(tensor, torch.from_numpy(labels))
+        assert self._test is not None
+        if self._groups is None or stage == "test":
+            sets = {Group("clean", 0): self._test}
+            if stage == "test" and self.corruptions:
+                sets |= self.read_corrupted(self._test)
+            arrays, labels_of = zip(*sets.values(), strict=True)
+            self._groups = EvaluationSets(list(sets), arrays, labels_of)
+
+    def train_dataloader(self) -> TrainLoader:
+        assert self._train is not None
+        return TrainLoader(
+            self._train,
+            batch_size=self.batch_size,
+            seed=derive_seed(self.seed, "batches"),
+            workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _evaluation(self) -> DataLoader[dict[str, Tensor]]:
+        assert self._groups is not None
+        return evaluation_loader(
+            self._groups,
+            batch_size=self.eval_batch_size,
+            workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._evaluation()
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._evaluation()
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        images = batch["image"]
+        if "epoch" in batch:
+            epoch = batch["epoch"]
+            seed = derive_seed(self.seed, "augmentation", epoch)
+            images = flip_and_shift(
+                images, batch["index"], seed=seed, padding=self.padding, flip=self.flip
+            )
+        batch["image"] = normalise(images, self.mean, self.std)
+        return batch
+
+
+class CIFAR(ImageClassificationData):
+    """CIFAR-10 or CIFAR-100 from the published files, or a subset in the same layout.
+
+    Args:
+        root: folder that holds the batches or their usual folder.
+        name: "cifar10" or "cifar100".
+        corrupted: folder of the corrupted test set (``<corruption>.npy``, ``labels.npy``); None
+            looks for CIFAR-10-C or CIFAR-100-C in `root`, then for the folder `root` + "-C".
+
+    The other arguments are those of :class:`ImageClassificationData`.
+    """
+
+    def __init__(
+        self,
+        root: str = "~/datasets",
+        name: CIFARName = "cifar10",
+        corrupted: str | None = None,
+        *,
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        workers: int = 0,
+        seed: int = 0,
+        padding: int = 4,
+        flip: bool = True,
+        corruptions: Sequence[str] = CORRUPTIONS,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            seed=seed,
+            padding=padding,
+            flip=flip,
+            corruptions=corruptions,
+        )
+        self.root = Path(root).expanduser()
+        self.name: CIFARName = name
+        self.corrupted = None if corrupted is None else Path(corrupted).expanduser()
+        self.num_classes = SETS[name].num_classes
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        train, test = (read_cifar(self.root, self.name, train=part) for part in (True, False))
+        counts = f"{len(train[1])}+{len(test[1])}"
+        original = is_original(self.root, self.name)
+        self.title = SETS[self.name].title if original else f"{self.name}-subset ({counts} images)"
+        return train, test
+
+    def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
+        folder = self._corrupted_folder()
+        arrays, labels = open_corrupted(folder, self.corruptions, n=len(test[1]))
+        n = len(test[1])
+        if not np.array_equal(np.asarray(labels[:n], dtype=np.int64), test[1]):
+            raise ValueError(
+                f"Expected the labels in {folder} to be those of the test set in {self.root}, but "
+                "they differ: the two belong to different images. Give the matching folder by "
+                f"--data.corrupted, or make it with `{self._command()}`."
+            )
+        return {
+            Group(name, severity): (arrays[name][part], np.asarray(labels[part], dtype=np.int64))
+            for name in self.corruptions
+            for severity in SEVERITIES
+            for part in [slice((severity - 1) * n, severity * n)]
+        }
+
+    def _corrupted_folder(self) -> Path:
+        usual = SETS[self.name].title + "-C"
+        choices = (self.root / usual, self.root.with_name(self.root.name + "-C"))
+        if self.corrupted is not None:
+            choices = (self.corrupted, self.corrupted)
+        for folder in choices:
+            if folder.is_dir():
+                return folder
+        raise DataNotFoundError(
+            f"Expected the corrupted test set in {' or '.join(dict.fromkeys(map(str, choices)))}, "
+            f"as <corruption>.npy and labels.npy, but there is no such folder. Make it with "
+            f"`{self._command()}`, or fetch the published one with "
+            f"`python -m data.prepare {self.name}c --root {self.root}`; "
+            "`--data.corruptions []` tests on clean images alone."
+        )
+
+    def _command(self) -> str:
+        return f"python -m data.prepare corrupt --root {self.root}"
+
+
+class Digits(ImageClassificationData):
+    """scikit-learn's bundled scans of handwritten digits: 1,200 for training, 597 for the test.
+
+    The scans are 8x8 greys (UCI "Optical Recognition of Handwritten Digits", Alpaydin & Kaynak
+    1998), doubled to 16x16 and given three channels. Order, and so the split, is fixed. The test's
+    corruptions are made here, from a fixed seed; the default ones stand for noise, contrast,
+    brightness, blur and fog.
+    """
+
+    title = "scikit-learn digits (16x16)"
+    num_classes = 10
+    CORRUPTION_SEED = 0
+    TRAIN = 1200
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        eval_batch_size: int = 1000,
+        workers: int = 0,
+        seed: int = 0,
+        padding: int = 2,
+        flip: bool = False,
+        corruptions: Sequence[str] = (
+            "gaussian_noise",
+            "contrast",
+            "brightness",
+            "defocus_blur",
+            "fog",
+        ),
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            seed=seed,
+            padding=padding,
+            flip=flip,
+            corruptions=corruptions,
+        )
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+        large = torch.nn.functional.interpolate(grey, scale_factor=2, mode="bilinear")
+        images = large.round().to(torch.uint8).permute(0, 2, 3, 1).repeat(1, 1, 1, 3).numpy()
+        labels = digits.target.astype(np.int64)
+        # The scans come writer by writer; a fixed shuffle gives both parts the same writers.
+        order = np.random.RandomState(0).permutation(len(labels))
+        images, labels = np.ascontiguousarray(images[order]), labels[order]
+        cut = self.TRAIN
+        return (images[:cut], labels[:cut]), (images[cut:], labels[cut:])
+
+    def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
+        images = torch.from_numpy(test[0]).permute(0, 3, 1, 2).contiguous()
+        sets: dict[Group, Arrays] = {}
+        for name in self.corruptions:
+            for severity in SEVERITIES:
+                made = corrupt(images, name, severity, seed=self.CORRUPTION_SEED)
+                array = np.ascontiguousarray(made.permute(0, 2, 3, 1).numpy())
+                sets[Group(name, severity)] = array, test[1]
+        return sets

@@ -1,0 +1,127 @@
+"""Images in memory: uint8 tensors, read by batch, augmented by batch on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.randomness import sample_uniform
+
+__all__ = ["EvaluationSets", "Group", "ImageTensor", "fingerprint", "flip_and_shift", "normalise"]
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of shapes and contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr((array.shape, str(array.dtype))).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+class ImageTensor:
+    """All images of a set as one tensor.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        labels: int64 (N,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, positions: list[int]) -> dict[str, Tensor]:
+        index = torch.as_tensor(positions)
+        return {"image": self.images[index], "label": self.labels[index], "index": index}
+
+
+class Group(NamedTuple):
+    """One test condition; severity 0 is the clean set."""
+
+    corruption: str
+    severity: int
+
+
+class EvaluationSets:
+    """Several sets of images behind one another, each with its condition's number as ``group``.
+
+    Args:
+        groups: the conditions.
+        arrays: one uint8 array (N, H, W, 3) a condition; may be memory-mapped, read batch by batch.
+        labels: one int64 array (N,) a condition.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], arrays: Sequence[np.ndarray], labels: Sequence[np.ndarray]
+    ) -> None:
+        self.groups = list(groups)
+        self._arrays = arrays
+        self._labels = labels
+        self._ends = np.cumsum([len(array) for array in arrays])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, positions: list[int] | Tensor) -> dict[str, Tensor]:
+        index = np.asarray(positions)
+        group = np.searchsorted(self._ends, index, side="right")
+        images, labels = [], []
+        # In order, so a batch touches one or two neighbouring sets.
+        for g in np.unique(group):
+            array = self._arrays[g]
+            places = index[group == g] - (self._ends[g] - len(array))
+            images.append(np.asarray(array[places]))
+            labels.append(self._labels[g][places])
+        stacked = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)
+        return {
+            "image": stacked,
+            "label": torch.from_numpy(np.concatenate(labels)).long(),
+            "group": torch.from_numpy(group),
+        }
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, 3, H, W) to float32, scaled to [0, 1], then (x - mean) / std by channel."""
+    shape = (1, 3, 1, 1)
+    offset = torch.tensor(mean, device=images.device).view(shape)
+    scale = torch.tensor(std, device=images.device).view(shape)
+    return (images.float() / 255 - offset) / scale
+
+
+def flip_and_shift(
+    images: Tensor, index: Tensor, *, seed: int, padding: int = 4, flip: bool = True
+) -> Tensor:
+    """Random crop of the zero-padded image and random horizontal flip, per sample, in batch.
+
+    Args:
+        images: (B, C, H, W) of any dtype.
+        index: int64 (B,) of the samples; with `seed` it decides what happens to each.
+        seed: of run and epoch.
+        padding: zeros on every side before the crop of the original size.
+        flip: flip half of the images.
+
+    Returns:
+        Of the shape, dtype and device of `images`.
+    """
+    batch, _, height, width = images.shape
+    uniform = sample_uniform(seed, index.to(images.device), 3)
+    shift = (uniform[:, :2] * (2 * padding + 1)).long()
+    columns = torch.arange(width, device=images.device).expand(batch, -1)
+    if flip:
+        columns = torch.where(uniform[:, 2:] < 0.5, columns.flip(1), columns)
+    rows = torch.arange(height, device=images.device) + shift[:, :1]
+    columns = columns + shift[:, 1:]
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    samples = torch.arange(batch, device=images.device)[:, None, None]
+    # Advanced indices around the slice put channels last: (B, H, W, C).
+    picked = padded[samples, :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()

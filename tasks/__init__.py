@@ -1,0 +1,1 @@
+"""The experiments: one LightningModule a task. ``python -m tasks.<task> fit --help``."""

@@ -1,0 +1,220 @@
+"""Image classification with CrossNorm and SelfNorm, clean and corrupted.
+
+    loss = CE(clean view)                                                           always
+    loss = CE(one view under CrossNorm)                          with probability p, or
+    loss = CE(clean) + c * JSD(clean, CN view 1, CN view 2)      with p, where c > 0
+
+Run as ``python -m tasks.classification {fit,validate,test} --config configs/cifar10.yaml ...``.
+Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its released scripts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from data.corruptions import CORRUPTIONS
+from torch import Tensor, nn
+
+from cnsn import CNSNSpec, crossnorm_active, insert
+from cnsn.insert import crossnorm_sites
+from cnsn.losses import jsd_consistency
+from data.randomness import generator_for
+from tasks.metrics import GroupedErrors, mean_over_corruptions
+from tasks.optim import SGDSpec, build_sgd
+
+__all__ = ["Classification", "CrossNormTraining"]
+
+
+@dataclass(frozen=True)
+class CrossNormTraining:
+    """When CrossNorm acts during training.
+
+    Args:
+        p: probability that a step, on the whole batch, runs with CrossNorm.
+        k: how many of the network's CrossNorm sites are then active.
+        consistency: weight of the JSD between the clean view and two CrossNorm views; 0 replaces
+            the clean view by a CrossNorm view instead.
+    """
+
+    p: float = 0.5
+    k: int = 1
+    consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.p <= 1.0:
+            raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
+        if self.k < 1:
+            raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
+        if self.consistency < 0:
+            raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
+
+
+class Classification(L.LightningModule):
+    """Trains and tests a classifier.
+
+    Args:
+        network: an ordinary classifier of (B, 3, H, W) images.
+        cnsn: the layers to insert.
+        crossnorm: when CrossNorm acts.
+        optimizer: SGD and its schedule.
+        channels_last: memory format of network and images.
+        compile: run the network through torch.compile.
+        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        cnsn: CNSNSpec = CNSNSpec(),  # noqa: B008  # frozen
+        crossnorm: CrossNormTraining = CrossNormTraining(),
+        optimizer: SGDSpec = SGDSpec(),  # noqa: B008
+        *,
+        channels_last: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = insert(network, cnsn)
+        self.cnsn = cnsn
+        self.crossnorm = crossnorm
+        self.sgd = optimizer
+        self.seed = seed
+        sites = len(crossnorm_sites(self.network))
+        if cnsn.crossnorm and crossnorm.k > sites:
+            raise ValueError(
+                f"Expected `crossnorm.k` to be at most {sites}, the number of CrossNorm sites, "
+                f"but got {crossnorm.k}."
+            )
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        # Compiled in place, so that names in checkpoints stay as they are.
+        if compile:
+            self.network.compile()
+        self.errors: GroupedErrors | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of normalised images (B, 3, H, W)."""
+        return self.network(images.contiguous(memory_format=self.memory_format))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        images, label = batch["image"], batch["label"]
+        # From the loader, which knows it exactly also after a resume in the middle of an epoch.
+        step = batch["number"]
+        if not self._crossnorm_step(step):
+            loss = F.cross_entropy(self(images), label)
+            self._log_losses(loss=loss, ce=loss)
+        elif self.crossnorm.consistency == 0:
+            loss = F.cross_entropy(self._crossnorm_view(images, step, 0), label)
+            self._log_losses(loss=loss, ce=loss)
+        else:
+            clean = self(images)
+            views = [self._crossnorm_view(images, step, view) for view in (0, 1)]
+            ce = F.cross_entropy(clean, label)
+            jsd = jsd_consistency([clean, *views])
+            loss = ce + self.crossnorm.consistency * jsd
+            self._log_losses(loss=loss, ce=ce, jsd=jsd)
+        return loss
+
+    def _crossnorm_step(self, step: int) -> bool:
+        if not self.cnsn.crossnorm:
+            return False
+        coin = torch.rand((), generator=generator_for(self.seed, "coin", step))
+        return bool(coin < self.crossnorm.p)
+
+    def _crossnorm_view(self, images: Tensor, step: int, view: int) -> Tensor:
+        """Logits under CrossNorm: all processes choose the same sites, each draws by itself."""
+        sites = generator_for(self.seed, "sites", step, view)
+        draws = generator_for(self.seed, "draws", step, view, self.global_rank)
+        with crossnorm_active(self.network, self.crossnorm.k, sites, draws=draws):
+            return self(images)
+
+    def _log_losses(self, **losses: Tensor) -> None:
+        values = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(values, on_step=True, on_epoch=False)
+        self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = build_sgd(self.parameters(), self.sgd, total)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    # Evaluation: one metric over all conditions; validation has the clean one alone.
+
+    def _start_evaluation(self) -> None:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.conditions = [tuple(group) for group in datamodule.groups]
+        self.errors = GroupedErrors(len(self.conditions)).to(self.device)
+
+    def _evaluate(self, batch: dict[str, Tensor]) -> None:
+        assert self.errors is not None
+        self.errors.update(self(batch["image"]), batch["label"], batch["group"])
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        assert self.errors is not None
+        clean = {name: value[0].item() for name, value in self.errors.compute().items()}
+        self.log("val/error", clean["error"], prog_bar=True)
+        self.log("val/ece", clean["ece"])
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        assert self.errors is not None
+        values = {name: value.tolist() for name, value in self.errors.compute().items()}
+        self.metrics = summarise(values, self.conditions)
+        self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
+        table = zip(self.conditions, values["error"], strict=True)
+        self.log_dict({f"test/error/{name}/{severity}": v for (name, severity), v in table})
+
+    def print_report(self, record: dict[str, Any]) -> None:
+        """Print a test's figures as a table."""
+        from tasks.report_table import print_classification
+
+        print_classification(record)
+
+
+def summarise(values: dict[str, list[float]], conditions: list[tuple[str, int]]) -> dict[str, Any]:
+    """The figures of a test: a summary, and error, ECE and n of every condition.
+
+    ``mce`` and ``corrupted_ece`` are means over the corruptions tested, the four extra ones left
+    out; ``corruptions`` says which those were.
+    """
+    tested = [c for c in CORRUPTIONS if any(c == name for name, _ in conditions)]
+    summary = {"error": values["error"][0], "ece": values["ece"][0]}
+    if tested:
+        summary["mce"] = mean_over_corruptions(values["error"], conditions, tested)
+        summary["corrupted_ece"] = mean_over_corruptions(values["ece"], conditions, tested)
+    by_condition = [
+        {"corruption": name, "severity": severity, "error": error, "ece": ece, "n": n}
+        for (name, severity), error, ece, n in zip(
+            conditions, values["error"], values["ece"], values["n"], strict=True
+        )
+    ]
+    return {"summary": summary, "corruptions": tested, "conditions": by_condition}
+
+
+TASK = Classification
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+    from tasks.cli import run
+
+    run(TASK, "classification", args)
+
+
+if __name__ == "__main__":
+    main()

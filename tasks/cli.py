@@ -1,0 +1,249 @@
+"""The command line of every task: LightningCLI with run directories, resume and results.
+
+YAML files merge from left to right, then options; unknown keys are refused.
+
+    python -m tasks.<task> fit --config A.yaml --config B.yaml --model.cnsn.kind cnsn
+
+`fit` trains in one directory that is a function of what was asked; the same command resumes it or
+says that it is finished, ``--fresh true`` starts another. `test` takes the last checkpoint of that
+same run unless ``--ckpt_path`` names one, and adds a line to results/<task>.jsonl.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from tasks.results import append_result, environment
+from tasks.run_directory import RunDirectory, config_hash, recipe_of
+
+__all__ = ["TaskCLI", "expected_hash", "run"]
+
+
+class TaskParser(LightningArgumentParser):
+    """Says what is wrong without the page of options before it, which ``--help`` prints."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"error: {message}\n")
+        sys.exit(2)
+
+
+class TaskCLI(LightningCLI):
+    """See the module's docstring; `task` names the task's directory and results file."""
+
+    def __init__(self, model_class: type[L.LightningModule], task: str, args: Any = None) -> None:
+        self.task = task
+        self.started = time.monotonic()
+        super().__init__(
+            model_class,
+            save_config_callback=None,
+            parser_class=TaskParser,
+            seed_everything_default=0,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+            },
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", default="default", help="of the run, a folder or a/b/c")
+        parser.add_argument("--runs", default="runs", help="folder of run directories")
+        parser.add_argument("--results", default="results", help="folder of result lines")
+        parser.add_argument(
+            "--fresh", type=bool, default=False, help="a new numbered run beside the existing one"
+        )
+        parser.add_argument(
+            "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+        )
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments(
+            "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        plain = config.as_dict()
+        self.recipe = recipe_of(plain)
+        self.digest = config_hash(self.recipe)
+        self.directory = RunDirectory(
+            Path(config.runs) / self.task / config.name,
+            seed=config.seed_everything,
+            digest=self.digest,
+            fresh=config.fresh and self.subcommand == "fit",
+        )
+        if self.subcommand == "fit":
+            self._choose_start(config)
+        elif config.ckpt_path is None:
+            self._choose_trained(config)
+        elif not Path(config.ckpt_path).is_file():
+            raise ValueError(
+                f"Expected `--ckpt_path` to be a checkpoint, but there is none at "
+                f"{config.ckpt_path}."
+            )
+        config.trainer.default_root_dir = str(self.directory.path)
+        for logger in _as_list(config.trainer.logger):
+            if hasattr(logger, "init_args") and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = str(self.directory.path)
+        offline_without_key()
+
+    def _choose_start(self, config: Any) -> None:
+        finished = self.directory.finished()
+        if finished is not None:
+            rank_zero_info(
+                f"This run is finished ({finished['steps']} steps): {self.directory.path}. "
+                "Nothing is done; `--fresh true` trains it again beside it."
+            )
+            raise SystemExit(0)
+        if config.ckpt_path is None and self.directory.last.is_file():
+            config.ckpt_path = str(self.directory.last)
+            rank_zero_info(f"Resuming {self.directory.path} from its last checkpoint.")
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            parser = self._parser(self.subcommand)
+            text = parser.dump(config, skip_none=False, skip_link_targets=True)
+            self.directory.write("config.yaml", text)
+
+    def _choose_trained(self, config: Any) -> None:
+        if not self.directory.last.is_file():
+            raise ValueError(
+                f"Expected a trained run in {self.directory.path}, but there is none: run `fit` "
+                "with the same options first, or name a checkpoint by `--ckpt_path`."
+            )
+        if self.directory.finished() is None:
+            rank_zero_info(f"{self.directory.path} is unfinished: its last checkpoint is used.")
+        config.ckpt_path = str(self.directory.last)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        loggers = trainer_config.get("logger")
+        if loggers is None or loggers is True:
+            loggers = []
+        if loggers is not False:
+            # A new version each start: resuming must not overwrite the curves before it.
+            csv = CSVLogger(str(self.directory.path), name="metrics")
+            trainer_config["logger"] = [csv, *_as_list(loggers)]
+        return self._instantiate_trainer(trainer_config, self._checkpoint_callbacks())
+
+    def _checkpoint_callbacks(self) -> list[L.Callback]:
+        if self.subcommand != "fit":
+            return []
+        folder = str(self.directory.checkpoints)
+        options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+        callbacks: list[L.Callback] = [
+            ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options),
+            ModelCheckpoint(filename="best", monitor="val/error", mode="min", **options),
+        ]
+        every = self.config[self.subcommand].save_every
+        if every:
+            callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))
+        return callbacks
+
+    def after_fit(self) -> None:
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        config = self.config[self.subcommand]
+        if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
+            steps, seconds = self.trainer.global_step, time.monotonic() - self.started
+            self.directory.finish({"steps": steps, "seconds": round(seconds, 1)})
+            rank_zero_info(f"Finished: {self.directory.path}")
+
+    def after_test(self) -> None:
+        model: Any = self.model
+        if self.trainer.global_rank != 0:
+            return
+        config = self.config[self.subcommand]
+        checkpoint = Path(config.ckpt_path)
+        own = checkpoint.resolve() == self.directory.last.resolve()
+        record = {
+            "task": self.task,
+            "name": config.name,
+            "seed": config.seed_everything,
+            "config_hash": self.digest,
+            "checkpoint": checkpoint.name,
+            "selection": "last epoch" if checkpoint.name == "last.ckpt" else checkpoint.stem,
+            "finished": self.directory.finished() if own else None,
+            **self.datamodule.describe(),
+            "recipe": _portable(self.recipe),
+            **model.metrics,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **environment(),
+        }
+        path = Path(config.results) / f"{self.task}.jsonl"
+        append_result(path, record)
+        rank_zero_info(f"Added a line to {path}")
+        model.print_report(record)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or isinstance(value, bool):
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without paths of one machine: the data's fingerprint says which they were."""
+    data = recipe["data"]
+    options = {k: v for k, v in data.get("init_args", {}).items() if k != "root"}
+    return {**recipe, "data": {**data, "init_args": options}}
+
+
+def offline_without_key() -> None:
+    """Let the dashboard's logger write to disk where no key is configured, instead of asking."""
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    keyed = "WANDB_API_KEY" in os.environ or (
+        netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="ignore")
+    )
+    if not keyed:
+        os.environ.setdefault("WANDB_MODE", "offline")
+
+
+class _Parsed(Exception):
+    """Carries the hash out of a command line that is only parsed."""
+
+
+class _ParseOnly(TaskCLI):
+    def before_instantiate_classes(self) -> None:
+        raise _Parsed(config_hash(recipe_of(self.config[self.subcommand].as_dict())))
+
+
+def expected_hash(task: str, args: list[str]) -> str | None:
+    """The hash of the run that ``python -m tasks.<task> <args>`` makes; None if it cannot run."""
+    model_class = importlib.import_module(f"tasks.{task}").TASK
+    try:
+        _ParseOnly(model_class, task, args)
+    except _Parsed as parsed:
+        return str(parsed)
+    except SystemExit:
+        return None
+    raise AssertionError("the command line went on after parsing")
+
+
+def run(model_class: type[L.LightningModule], task: str, args: list[str] | None = None) -> None:
+    """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        TaskCLI(model_class, task, args)
+    except (ValueError, OSError, TypeError) as error:
+        if os.environ.get("CNSN_TRACEBACK"):
+            traceback.print_exc()
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command resumes from the last checkpoint.")

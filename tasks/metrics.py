@@ -1,0 +1,83 @@
+"""Error and calibration of every test condition in one pass over all of them.
+
+    ECE = sum_b n_b / n * |accuracy_b - confidence_b|       (15 equal bins of confidence)
+
+Source of ECE: Guo et al. 2017, https://arxiv.org/abs/1706.04599. mCE on CIFAR is the plain mean
+over corruptions of the mean error over severities (Hendrycks & Dietterich 2019).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["GroupedErrors", "mean_over_corruptions"]
+
+Condition = tuple[str, int]
+
+
+class GroupedErrors(Metric):
+    """Top-1 error and expected calibration error of each group of samples.
+
+    Args:
+        groups: number of groups.
+        bins: equal bins of confidence.
+
+    State is a table of sums, so that it is exact over processes and batch sizes, and nothing
+    leaves the device before :meth:`compute`.
+    """
+
+    full_state_update = False
+    table: Tensor
+
+    def __init__(self, groups: int, bins: int = 15) -> None:
+        super().__init__()
+        self.bins = bins
+        # For each group and bin: samples, correct ones, sum of confidences.
+        zeros = torch.zeros(groups, bins, 3, dtype=torch.float64)
+        self.add_state("table", zeros, dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, label: Tensor, group: Tensor) -> None:
+        """Add a batch: logits (B, classes), label (B,), group (B,)."""
+        confidence, predicted = torch.softmax(logits.float(), dim=-1).max(-1)
+        # Bins are open on the left, as in the reference: a confidence of 1 belongs to the last.
+        bin_ = ((confidence * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
+        row = torch.stack(
+            [torch.ones_like(confidence), (predicted == label).float(), confidence], dim=-1
+        )
+        self.table.view(-1, 3).index_add_(0, group * self.bins + bin_, row.double())
+
+    def compute(self) -> dict[str, Tensor]:
+        """``error`` and ``ece`` in [0, 1], and ``n``: each (groups,), NaN for an empty group."""
+        n = self.table[..., 0].sum(-1)
+        correct, confidence = self.table[..., 1], self.table[..., 2]
+        return {
+            "error": 1 - correct.sum(-1) / n,
+            "ece": (correct - confidence).abs().sum(-1) / n,
+            "n": n.long(),
+        }
+
+
+def mean_over_corruptions(
+    values: Sequence[float], conditions: Sequence[Condition], corruptions: Sequence[str]
+) -> float:
+    """Mean over `corruptions` of the mean over their severities.
+
+    Raises:
+        ValueError: if a corruption or a severity that the others have is missing: a mean over
+            another set of conditions could not be compared with the published ones.
+    """
+    by_corruption: dict[str, dict[int, float]] = defaultdict(dict)
+    for value, (corruption, severity) in zip(values, conditions, strict=True):
+        by_corruption[corruption][severity] = value
+    severities = {s for name in corruptions for s in by_corruption[name]}
+    for name in corruptions:
+        missing = severities - by_corruption[name].keys()
+        if missing or not severities:
+            raise ValueError(f"Expected {name} at severities {sorted(severities)}, but got none.")
+    means = [sum(by_corruption[c].values()) / len(by_corruption[c]) for c in corruptions]
+    return sum(means) / len(means)

@@ -1,0 +1,82 @@
+"""The record of a finished run: one JSON line in results/, from which every table is made."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["append_result", "environment", "read_results"]
+
+Record = dict[str, Any]
+
+
+def append_result(path: Path, record: Record) -> None:
+    """Add one line, whole or not at all, also when several processes write at once."""
+    line = json.dumps(record, sort_keys=True, allow_nan=True) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # A line that a killed process left half-written must not swallow this one.
+        if file.tell() and not _ends_with_newline(path):
+            file.write(b"\n")
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_results(path: Path) -> Iterator[Record]:
+    """Every readable line of a file; damaged ones are named in a warning and passed over."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            warnings.warn(f"{path}, line {number} is passed over: {error}", stacklevel=2)
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def environment() -> Record:
+    """Versions, commit and machine that a result came from."""
+    import lightning
+    import torchvision
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "commit": git_commit(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit that runs, with "+" where the tree differs from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()

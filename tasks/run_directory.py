@@ -1,0 +1,111 @@
+"""Where a run lives: runs/<task>/<name>/seed<k>-<hash of what was asked>.
+
+The same command finds the same directory again, so that an unfinished run resumes and a finished
+one is not run twice; another command never writes into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RunDirectory", "config_hash", "recipe_of"]
+
+Config = dict[str, Any]
+
+# What decides nothing about the weights: where things are written, and on what machine it runs.
+NEUTRAL_TRAINER = {
+    "accelerator",
+    "strategy",
+    "devices",
+    "num_nodes",
+    "logger",
+    "callbacks",
+    "enable_checkpointing",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "log_every_n_steps",
+    "check_val_every_n_epoch",
+    "num_sanity_val_steps",
+    "default_root_dir",
+    "profiler",
+    "limit_val_batches",
+    "limit_test_batches",
+    "model_registry",
+    "enable_autolog_hparams",
+}
+NEUTRAL_DATA = {"workers", "eval_batch_size", "corrupted", "corruptions"}
+
+
+def recipe_of(config: Config) -> Config:
+    """The part of a configuration that decides what is learnt, seed and data root included."""
+    recipe: Config = deepcopy({key: config[key] for key in ("seed_everything", "model", "data")})
+    recipe["trainer"] = {
+        key: value for key, value in config["trainer"].items() if key not in NEUTRAL_TRAINER
+    }
+    data = recipe["data"].get("init_args", recipe["data"])
+    for key in NEUTRAL_DATA:
+        data.pop(key, None)
+    if "root" in data:
+        data["root"] = str(Path(data["root"]).expanduser().resolve())
+    return recipe
+
+
+def config_hash(recipe: Config) -> str:
+    """First 8 hexadecimal digits of the SHA-256 of a recipe."""
+    text = json.dumps(recipe, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class RunDirectory:
+    """One run's directory and its state.
+
+    Args:
+        base: ``runs/<task>/<name>``.
+        seed: of the run.
+        digest: from :func:`config_hash`.
+        fresh: take a new numbered directory where this run has one already.
+    """
+
+    # Processes that rank 0 starts must share its choice of a fresh directory.
+    VARIABLE = "CNSN_RUN_DIRECTORY"
+
+    def __init__(self, base: Path, *, seed: int, digest: str, fresh: bool = False) -> None:
+        self.path = base / f"seed{seed}-{digest}"
+        shared = os.environ.get(self.VARIABLE)
+        if fresh and shared:
+            self.path = Path(shared)
+        elif fresh:
+            number = 2
+            first = self.path
+            while self.path.exists():
+                self.path = first.with_name(f"{first.name}.{number}")
+                number += 1
+            os.environ[self.VARIABLE] = str(self.path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    def finished(self) -> Config | None:
+        """The record of the finished fit; None while it is unfinished."""
+        path = self.path / "finished.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / f"{name}.{os.getpid()}.part"
+        part.write_text(text)
+        os.replace(part, self.path / name)
+
+    def finish(self, record: Config) -> None:
+        self.write("finished.json", json.dumps(record, indent=1) + "\n")
