@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from data.corrupted_set import open_corrupted
 from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import EvaluationSets, Group, ImageTensor, fingerprint, flip_and_shift, normalise
-from data.loading import TrainLoader, evaluation_loader
+from data.loading import ResumableDataModule, TrainLoader, evaluation_loader
 from data.randomness import derive_seed
 
 __all__ = ["CIFAR", "Digits", "ImageClassificationData"]
@@ -31,7 +30,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-class ImageClassificationData(L.LightningDataModule):
+class ImageClassificationData(ResumableDataModule):
     """What the data sets share: loaders, augmentation, and the conditions of the test.
 
     Args:
@@ -129,13 +128,14 @@ class ImageClassificationData(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         assert self._train is not None
-        return TrainLoader(
+        loader = TrainLoader(
             self._train,
             batch_size=self.batch_size,
             seed=derive_seed(self.seed, "batches"),
             workers=self.workers,
             pin_memory=torch.cuda.is_available(),
         )
+        return self.resumable(loader)
 
     def _evaluation(self) -> DataLoader[dict[str, Tensor]]:
         assert self._groups is not None

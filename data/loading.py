@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.randomness import generator_for
 
-__all__ = ["BatchDataset", "TrainLoader", "evaluation_loader", "process_rank"]
+__all__ = [
+    "BatchDataset",
+    "ResumableDataModule",
+    "TrainLoader",
+    "evaluation_loader",
+    "process_rank",
+]
 
 Batch = dict[str, Any]
 
@@ -142,6 +149,32 @@ class TrainLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.batches_seen = state["batches_seen"]
+
+
+class ResumableDataModule(L.LightningDataModule):
+    """A data module whose training loader continues where the checkpoint left it.
+
+    Lightning restores a stateful loader only if it was not built before the checkpoint is read,
+    which learning-rate schedules that ask for the number of steps make happen; the data module's
+    own state has no such condition.
+    """
+
+    train_loader: TrainLoader | None = None
+    _batches_seen = 0
+
+    def resumable(self, loader: TrainLoader) -> TrainLoader:
+        """Register the training loader; to be called by ``train_dataloader``."""
+        loader.batches_seen = self._batches_seen
+        self.train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.train_loader is None else self.train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._batches_seen = state_dict["batches_seen"]
+        if self.train_loader is not None:
+            self.train_loader.load_state_dict(state_dict)
 
 
 def evaluation_loader(
