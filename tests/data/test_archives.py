@@ -359,6 +359,11 @@ BAD: dict[str, tuple[Answer, dict[str, Any], str]] = {
         {},
         "web page.*browser",
     ),
+    "web page by its type": (
+        lambda handler, _: handler.reply(b"Quota exceeded", kind="text/html"),
+        {},
+        "web page",
+    ),
     "web page in disguise": (lambda handler, _: handler.reply(HTML), {}, "web page"),
     "no content": (lambda handler, _: handler.reply(status=204), {}, "answered 204"),
     "redirect to http": (
@@ -745,11 +750,11 @@ def encrypted_zip() -> bytes:
     return bytes(content)
 
 
-def lying_zip() -> bytes:
-    """The directory declares 10 bytes of a member that has 5,000."""
+def lying_zip(size: int) -> bytes:
+    """The directory declares `size` bytes of a member that has 5,000."""
     content = bytearray(zip_bytes([("set/a", bytes(5000))]))
     at = content.index(b"PK\x01\x02") + 24
-    content[at : at + 4] = (10).to_bytes(4, "little")
+    content[at : at + 4] = size.to_bytes(4, "little")
     return bytes(content)
 
 
@@ -819,9 +824,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "tar.gz: bomb by ratio": (gz(tar_bytes([("set/zeros", bytes(8 << 20))])), "times its size"),
     "zip: bomb by ratio": (zip_bytes([("set/zeros", bytes(8 << 20))]), "times its size"),
     "tar: bomb by size": (claims("set/huge", 1 << 40) + bytes(1024), "unpacks to more"),
-    "tar: negative size": (
-        patched(claims("set/x", 1 << 36), b"\x80" + (1 << 36).to_bytes(11, "big"), b"\xff" * 12),
-        "unpacks to more|damaged",
+    "tar: negative size": (claims("set/x", -512) + bytes(1024), "unpacks to more|damaged"),
+    "tar: later bomb in a header": (
+        FORMATS["tar"].rstrip(b"\0") + bytes(512 - 7) + long_header(8 << 20),
+        "longer than any real one",
     ),
     "tar.gz: bomb in a header": (gz(long_header(8 << 20)), "longer than any real one"),
     "tar.gz: chain of headers": (gz(long_header(0) * 1500), "longer than any real|damaged"),
@@ -858,7 +864,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         patched(FORMATS["stored zip"], b"one", b"onE"),
         "damaged|cut short",
     ),
-    "zip: declares less than it has": (lying_zip(), "damaged"),
+    "zip: declares less than it has": (lying_zip(10), "damaged"),
+    "zip: declares more than it has": (lying_zip(6000), "has not the 6000 bytes"),
     "zip: two names": (swapped_zip(), "damaged|two different names"),
     "zip: encrypted": (encrypted_zip(), "encrypted"),
     "not an archive": (b"hello, this is no archive" * 100, "damaged"),
