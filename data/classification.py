@@ -253,8 +253,8 @@ class Digits(ImageClassificationData):
 
     The scans are 8x8 greys (UCI "Optical Recognition of Handwritten Digits", Alpaydin & Kaynak
     1998), doubled to 16x16 and given three channels. Order, and so the split, is fixed. The test's
-    corruptions are made here, from a fixed seed; the default ones stand for noise, contrast,
-    brightness, blur and fog.
+    corruptions are made here, from a fixed seed; the default ones stand for noise, contrast
+    and brightness.
     """
 
     title = "scikit-learn digits (16x16)"
@@ -271,13 +271,7 @@ class Digits(ImageClassificationData):
         seed: int = 0,
         padding: int = 2,
         flip: bool = False,
-        corruptions: Sequence[str] = (
-            "gaussian_noise",
-            "contrast",
-            "brightness",
-            "defocus_blur",
-            "fog",
-        ),
+        corruptions: Sequence[str] = ("gaussian_noise", "shot_noise", "contrast", "brightness"),
     ) -> None:
         super().__init__(
             batch_size=batch_size,

@@ -98,7 +98,8 @@ class TrainLoader:
         workers: processes that read ahead; 0 reads in the training process.
         pin_memory: for copies to a GPU that overlap with its work.
 
-    Each batch carries its ``number``, counted over the whole run, and its ``epoch``. The last batch of an epoch may be smaller.
+    Each batch carries its ``number``, counted over the whole run, and its ``epoch``.
+    The last batch of an epoch may be smaller.
 
     Raises:
         ValueError: for a batch size that does not fit the data or the number of processes.

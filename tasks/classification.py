@@ -16,12 +16,12 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from data.corruptions import CORRUPTIONS
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from cnsn.losses import jsd_consistency
+from data.corruptions import CORRUPTIONS
 from data.randomness import generator_for
 from tasks.metrics import GroupedErrors, mean_over_corruptions
 from tasks.optim import SGDSpec, build_sgd
@@ -161,7 +161,7 @@ class Classification(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self.errors is not None
-        clean = {name: value[0].item() for name, value in self.errors.compute().items()}
+        clean = {name: value.reshape(-1)[0].item() for name, value in self.errors.compute().items()}
         self.log("val/error", clean["error"], prog_bar=True)
         self.log("val/ece", clean["ece"])
 
@@ -173,7 +173,7 @@ class Classification(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         assert self.errors is not None
-        values = {name: value.tolist() for name, value in self.errors.compute().items()}
+        values = {name: value.reshape(-1).tolist() for name, value in self.errors.compute().items()}
         self.metrics = summarise(values, self.conditions)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
         table = zip(self.conditions, values["error"], strict=True)

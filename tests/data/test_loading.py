@@ -19,6 +19,10 @@ def indices(batches: list[dict[str, Any]]) -> list[list[int]]:
     return [batch["index"].tolist() for batch in batches]
 
 
+def flat(batches: list[list[int]]) -> list[int]:
+    return [index for batch in batches for index in batch]
+
+
 def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
     monkeypatch.setattr(loading, "process_rank", lambda: (rank, world))
 
@@ -26,7 +30,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
 def test_an_epoch_has_every_sample_once_and_epochs_differ() -> None:
     loader = TrainLoader(numbered(37), batch_size=8, seed=1)
     first, second = indices(list(loader)), indices(list(loader))
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(37))
+    assert sorted(flat(first)) == sorted(flat(second)) == list(range(37))
     assert first != second
     assert len(first) == len(loader) == 5
 
@@ -57,7 +61,7 @@ def test_processes_share_out_the_same_global_batches(
     for rank in range(world):
         as_process(monkeypatch, rank, world)
         shares.append(indices(list(TrainLoader(numbered(50), batch_size=16, seed=0))))
-    together = [sum(parts, []) for parts in zip(*shares, strict=True)]
+    together = [flat(list(parts)) for parts in zip(*shares, strict=True)]
     # The rest of 2 samples cannot serve 4 processes with batch statistics.
     assert together == alone[: len(together)]
     assert len(together) == 50 // 16 + (2 * world <= 50 % 16)
@@ -68,7 +72,7 @@ def test_evaluation_counts_every_sample_once(monkeypatch: pytest.MonkeyPatch) ->
         seen = []
         for rank in range(world):
             as_process(monkeypatch, rank, world)
-            seen += sum(indices(list(evaluation_loader(numbered(11), batch_size=4))), [])
+            seen += flat(indices(list(evaluation_loader(numbered(11), batch_size=4))))
         assert sorted(seen) == list(range(11))
 
 
