@@ -50,16 +50,19 @@ def write_corrupted(
             f"Expected {out} to be empty or made from the same images and seed, but {RECORD} says "
             "otherwise: give another --out."
         )
+    missing = [name for name in corruptions if not (out / f"{name}.npy").is_file()]
+    if not missing and (out / "labels.npy").is_file():
+        print(f"{out} is complete: nothing to do")
+        return
     out.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         path.write_text(json.dumps(record) + "\n")
     if not (out / "labels.npy").is_file():
         _save(out / "labels.npy", np.tile(labels, SEVERITIES))
     tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
-    for name in corruptions:
-        if not (out / f"{name}.npy").is_file():
-            made = [corrupt(tensor, name, s, seed=seed) for s in range(1, SEVERITIES + 1)]
-            _save(out / f"{name}.npy", torch.cat(made).permute(0, 2, 3, 1).numpy())
+    for name in missing:
+        made = [corrupt(tensor, name, s, seed=seed) for s in range(1, SEVERITIES + 1)]
+        _save(out / f"{name}.npy", torch.cat(made).permute(0, 2, 3, 1).numpy())
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -244,38 +244,42 @@ def _corrupt_options(parser: argparse.ArgumentParser) -> None:
         help="which set, where the root holds both",
     )
     parser.add_argument("--seed", type=_natural, default=0, help="of everything random (0)")
+    parser.add_argument("--workers", type=_positive, help="cores to use; default: all of them")
     parser.add_argument(
-        "--workers", type=_natural, help="processes; default: one for each core, 0: none"
-    )
-    parser.add_argument(
-        "--corruptions", nargs="+", metavar="NAME", help="only these; default: all 19"
+        "--corruptions", nargs="+", metavar="NAME", help="only these; default: all that are known"
     )
 
 
 def _corrupt(options: argparse.Namespace) -> None:
     """Make <corruption>.npy and labels.npy from the test images of a CIFAR-layout root."""
-    from data.corrupted_set import write_corrupted
-    from data.corruptions import ALL_CORRUPTIONS
+    # torch only where it is needed: the rest of this command answers at once
+    from data.corrupted_set import open_corrupted, write_corrupted
+    from data.corruptions import MADE_HERE
 
-    corruptions = tuple(dict.fromkeys(options.corruptions or ALL_CORRUPTIONS))
-    unknown = [name for name in corruptions if name not in ALL_CORRUPTIONS]
+    names = tuple(dict.fromkeys(options.corruptions or MADE_HERE))
+    unknown = [name for name in names if name not in MADE_HERE]
     if unknown:
         raise ValueError(
-            f"Expected --corruptions to be among {', '.join(ALL_CORRUPTIONS)}, but got "
+            f"Expected --corruptions to be among {', '.join(MADE_HERE)}, but got "
             f"{', '.join(unknown)}."
         )
     name, out = _which_cifar(options)
     images, labels = read_cifar(options.root, name, train=False)
-    size = 5 * images.nbytes * len(corruptions)
-    _say(
-        f"Corrupting the {len(images)} test images of {options.root}: {len(corruptions)} "
-        f"corruptions at 5 severities, seed {options.seed}, {format_bytes(size)}, into {out}"
-    )
     with _only_one(out.with_name(f".{out.name}.lock")):
+        there = [name for name in names if (out / f"{name}.npy").exists()]
+        todo = len(names) - len(there)
+        if todo:
+            _say(
+                f"Corrupting the {len(images)} test images of {options.root}: {todo} of "
+                f"{len(names)} corruptions at 5 severities, seed {options.seed}, "
+                f"{format_bytes(5 * images.nbytes * todo)}, into {out}"
+            )
+        # Also where nothing is to do: it refuses a folder made from other images or another seed.
         write_corrupted(
-            images, labels, out, corruptions=corruptions, seed=options.seed, workers=options.workers
+            images, labels, out, corruptions=names, seed=options.seed, workers=options.workers
         )
-    _say(f"Done: {out}")
+        open_corrupted(out, names, n=len(images))
+    _say(f"Done: {out}" if todo else f"All {len(names)} corruptions are in {out}: nothing to do.")
 
 
 def _which_cifar(options: argparse.Namespace) -> tuple[CIFARName, Path]:
@@ -380,7 +384,7 @@ SETS: dict[str, Published | Made] = {
     ),
     "corrupt": Made(
         title="corrupted test images",
-        about="make the 19 corruptions of the test images of any root in CIFAR's layout",
+        about="make corrupted copies of the test images of any root in CIFAR's layout",
         add_options=_corrupt_options,
         make=_corrupt,
     ),
@@ -398,6 +402,13 @@ def _natural(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected 0 or more, but got {text}")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, but got {text}")
     return number
 
 

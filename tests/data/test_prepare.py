@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -24,7 +23,9 @@ import pytest
 
 from data import prepare
 from data.archives import difference
+from data.cifar import CIFARName, read_cifar
 from data.prepare import Made, Published, RemoteFile, main
+from tests.fakes import write_cifar
 
 ROOT = Path(__file__).parents[2]
 PIXELS = b"".join(hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(4000))
@@ -438,6 +439,7 @@ def test_error_of_the_system_gets_a_remedy(
         (["cifar11", "--root", "{}"], 2, "invalid choice"),
         (["cifar10"], 2, "--root"),
         (["corrupt", "--root", "{}", "--seed", "-1"], 2, "expected 0 or more"),
+        (["corrupt", "--root", "{}", "--workers", "0"], 2, "expected 1 or more"),
     ],
 )
 def test_command_line(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
@@ -456,27 +458,11 @@ def test_command_line(tmp_path: Path, arguments: list[str], code: int, message: 
 # ------------------------------------------------------------------------------ what is complete
 
 
-def write_cifar(root: Path, name: str = "cifar10", count: int = 6) -> tuple[Any, Any]:
-    """A root in CIFAR's layout; returns its test images (N, 32, 32, 3) and labels (N,)."""
-    layout = prepare.LAYOUTS[name]
-    folder = root / layout.folder
-    folder.mkdir(parents=True)
-    random = np.random.RandomState(len(name))
-    images, labels = None, None
-    for file in (*layout.train, *layout.test):
-        flat = random.randint(0, 256, (count, 3072)).astype(np.uint8)
-        labels = np.arange(count) % layout.num_classes
-        batch = {"data": flat, layout.label_key: labels.tolist()}
-        (folder / file).write_bytes(pickle.dumps(batch, protocol=2))
-        images = flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return images, labels
-
-
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_a_subset_is_not_the_published_set(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_cifar(tmp_path, name)
+    write_cifar(tmp_path, name=name, n=6)
     before = contents(tmp_path)
     assert main([name, "--root", str(tmp_path)]) == 1
     assert "its md5 is" in capsys.readouterr().err
@@ -485,9 +471,12 @@ def test_a_subset_is_not_the_published_set(
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_published_cifar_is_recognised_by_its_checksums(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    name: CIFARName,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_cifar(tmp_path, name)
+    write_cifar(tmp_path, name=name, n=6)
     layout = prepare.LAYOUTS[name]
     parts = {
         part: {
@@ -529,13 +518,13 @@ def test_corrupted_set_is_complete_with_all_arrays(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------- corrupted sets
 
-FEW = ["--corruptions", "contrast", "gaussian_noise", "--workers", "1"]
+FEW = ["--corruptions", "gaussian_noise", "contrast", "--workers", "1"]
 
 
 def test_corrupt_makes_the_published_layout_beside_the_root(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images, labels = write_cifar(tmp_path / "root")
+    images, labels = read_cifar(write_cifar(tmp_path / "root", n=6), train=False)
     before = contents(tmp_path / "root")
     assert main(["corrupt", "--root", str(tmp_path / "root"), *FEW]) == 0
     out = tmp_path / "root-C"
@@ -550,7 +539,7 @@ def test_corrupt_makes_the_published_layout_beside_the_root(
 
 
 def test_corrupt_is_a_function_of_the_seed(tmp_path: Path) -> None:
-    write_cifar(tmp_path / "root")
+    write_cifar(tmp_path / "root", n=6)
     noise = {}
     for seed in ("0", "0", "1"):
         out = tmp_path / f"out{len(noise)}-{seed}"
@@ -561,25 +550,56 @@ def test_corrupt_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert first == again != other
 
 
-def test_finished_corruption_is_left_alone(
+def test_finished_corruption_is_left_alone_and_a_missing_one_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_cifar(tmp_path / "root")
+    write_cifar(tmp_path / "root", n=6)
     arguments = ["corrupt", "--root", str(tmp_path / "root"), *FEW]
+    noise, contrast = (tmp_path / "root-C" / f"{name}.npy" for name in FEW[1:3])
     assert main(arguments) == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "root-C").iterdir()}
+    before, first = noise.stat().st_mtime_ns, contents(tmp_path)
     capsys.readouterr()
     assert main(arguments) == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "root-C").iterdir()} == before
-    assert "nothing to do" in capsys.readouterr().out
+    assert "All 2 corruptions are in" in (output := capsys.readouterr().out)
+    assert "nothing to do" in output and noise.stat().st_mtime_ns == before
+    contrast.unlink()
+    assert main(arguments) == 0
+    assert "1 of 2 corruptions" in capsys.readouterr().out
+    assert noise.stat().st_mtime_ns == before and contents(tmp_path) == first
+
+
+def test_corruptions_of_other_images_or_seed_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cifar(tmp_path / "root", n=6)
+    write_cifar(tmp_path / "other", n=6, seed=1)
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["corrupt", "--root", str(tmp_path / "root"), *out, *FEW]) == 0
+    before = contents(tmp_path)
+    for arguments in (["root", "--seed", "1"], ["other"]):
+        root = str(tmp_path / arguments[0])
+        assert main(["corrupt", "--root", root, *out, *FEW, *arguments[1:]]) == 1
+        assert "give another --out" in capsys.readouterr().err
+        assert contents(tmp_path) == before
+
+
+def test_damaged_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cifar(tmp_path / "root", n=6)
+    arguments = ["corrupt", "--root", str(tmp_path / "root"), *FEW]
+    assert main(arguments) == 0
+    array = tmp_path / "root-C" / "contrast.npy"
+    array.write_bytes(array.read_bytes()[:-1])
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert str(array) in message and "delete it" in message
 
 
 def test_corrupt_needs_to_know_which_of_two_sets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
-    write_cifar(root, "cifar10")
-    write_cifar(root, "cifar100", count=3)
+    write_cifar(root, n=6)
+    write_cifar(root, name="cifar100", n=3)
     assert main(["corrupt", "--root", str(root), *FEW]) == 1
     assert "say which by --name, and by --out" in capsys.readouterr().err
     out = ["--out", str(tmp_path / "out")]
@@ -591,7 +611,7 @@ def test_corrupt_never_writes_into_a_read_only_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared = tmp_path / "shared"
-    write_cifar(shared / "root")
+    write_cifar(shared / "root", n=6)
     shared.chmod(0o555)
     try:
         before = contents(tmp_path)
@@ -605,9 +625,9 @@ def test_corrupt_never_writes_into_a_read_only_folder(
 
 
 def test_unknown_corruption_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_cifar(tmp_path / "root")
-    arguments = ["corrupt", "--root", str(tmp_path / "root"), "--corruptions", "fog", "smog"]
+    write_cifar(tmp_path / "root", n=6)
+    arguments = ["corrupt", "--root", str(tmp_path / "root"), "--corruptions", "contrast", "smog"]
     assert main(arguments) == 1
     message = capsys.readouterr().err
-    assert "smog" in message and "fog, " in message and message.count("\n") == 1
+    assert "smog" in message and "brightness" in message and message.count("\n") == 1
     assert not (tmp_path / "root-C").exists()
