@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,6 +73,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     content, cut, pause = GOOD, len(GOOD), 0.0
+    slow = False  # a little at a time, for as long as the client listens
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -97,7 +99,11 @@ class Handler(BaseHTTPRequestHandler):
             whole = len(self.server.content)
             self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
         self.end_headers()
-        self.wfile.write(body[: self.server.cut])
+        step = 4096 if self.server.slow else len(GOOD)
+        with suppress(ConnectionError):
+            for at in range(0, min(len(body), self.server.cut), step):
+                self.wfile.write(body[at : min(at + step, self.server.cut)])
+                time.sleep(0.02 if self.server.slow else 0)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -219,6 +225,30 @@ def test_interrupted_download_continues(
     assert run(server, tmp_path) == 0
     assert "continuing" in capsys.readouterr().out
     assert server.requests[-1][1] == "bytes=50000-"
+    assert contents(tmp_path) == DONE
+
+
+def test_killed_download_continues(server: Server, tmp_path: Path, add: Any) -> None:
+    server.slow = True
+    script = (
+        "import sys; from tests.data import test_prepare as t; from data import prepare; "
+        "prepare.SETS['small'] = t.entry(); "
+        "prepare.main(sys.argv[1:], allow_local_http=True)"
+    )
+    arguments = ["small", "--root", str(tmp_path), "--mirror", server.url]
+    process = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT)
+    part = tmp_path / "small.tar.gz.part"
+    patience = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < patience:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = part.read_bytes()
+    assert 0 < len(kept) < len(GOOD) and kept == GOOD[: len(kept)]
+    server.slow = False
+    add(entry())
+    assert run(server, tmp_path) == 0
+    assert server.requests[-1][1] == f"bytes={len(kept)}-"
     assert contents(tmp_path) == DONE
 
 
