@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.corruptions import MADE_HERE, corrupt
+from data.corruptions import ALL_CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import fingerprint
 
@@ -29,7 +29,7 @@ def write_corrupted(
     labels: np.ndarray,
     out: Path,
     *,
-    corruptions: Sequence[str] = MADE_HERE,
+    corruptions: Sequence[str] = ALL_CORRUPTIONS,
     seed: int = 0,
     workers: int | None = None,
 ) -> None:

@@ -254,13 +254,13 @@ def _corrupt(options: argparse.Namespace) -> None:
     """Make <corruption>.npy and labels.npy from the test images of a CIFAR-layout root."""
     # torch only where it is needed: the rest of this command answers at once
     from data.corrupted_set import open_corrupted, write_corrupted
-    from data.corruptions import MADE_HERE
+    from data.corruptions import ALL_CORRUPTIONS
 
-    names = tuple(dict.fromkeys(options.corruptions or MADE_HERE))
-    unknown = [name for name in names if name not in MADE_HERE]
+    names = tuple(dict.fromkeys(options.corruptions or ALL_CORRUPTIONS))
+    unknown = [name for name in names if name not in ALL_CORRUPTIONS]
     if unknown:
         raise ValueError(
-            f"Expected --corruptions to be among {', '.join(MADE_HERE)}, but got "
+            f"Expected --corruptions to be among {', '.join(ALL_CORRUPTIONS)}, but got "
             f"{', '.join(unknown)}."
         )
     name, out = _which_cifar(options)
