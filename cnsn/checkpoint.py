@@ -6,7 +6,6 @@ Its checkpoints are pickled dicts of epoch, best accuracy, optimiser and ``state
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,11 +30,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"Expected a checkpoint at {path}, but there is no such file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # A damaged file fails wherever the damage is, in any way.
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"Expected {path} to be a checkpoint of tensors and plain values, but it could not be "
-            f"read safely ({str(error).splitlines()[0]}). Nothing in it was executed; download it "
-            "again, or save it anew as torch.save(net.state_dict(), path)."
+            f"read safely ({reason}). Nothing in it was executed; download it again, or save it "
+            "anew as torch.save(net.state_dict(), path)."
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

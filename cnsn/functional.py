@@ -136,7 +136,9 @@ def sample_box(
     if not 0.0 <= min_area < 1.0:
         raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")
     for _ in range(MAX_TRIES):
-        side = math.sqrt(sample_beta(beta, generator))
+        side = sample_beta(beta, generator)
+        if min(height, width) > 1:  # A sequence has one side to cut, a map two.
+            side = math.sqrt(side)
         centre = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         top, bottom = _clipped_interval(int(centre[0] * height), int(height * side), height)
         left, right = _clipped_interval(int(centre[1] * width), int(width * side), width)
@@ -147,5 +149,7 @@ def sample_box(
 
 
 def _clipped_interval(centre: int, length: int, size: int) -> tuple[int, int]:
+    if size == 1:
+        return 0, 1
     half = length // 2
     return max(centre - half, 0), min(centre + half, size)

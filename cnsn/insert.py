@@ -96,7 +96,8 @@ def insert(net: Net, spec: CNSNSpec) -> Net:
     blocks = _find_blocks(net)
     _check_blocks(net, blocks, spec)
     if spec.crossnorm and spec.image:
-        _convert_stem(net).crossnorm = _new_crossnorm(spec)
+        stem = _convert_stem(net)
+        stem.crossnorm = _new_crossnorm(spec).train(stem.training)
     if spec.selfnorm or not spec.image:
         for block, stage in blocks:
             if spec.stages is None or stage in spec.stages:
@@ -206,7 +207,7 @@ def _equip(module: nn.Module, spec: CNSNSpec) -> None:
     assert isinstance(module, SitedBlock)
     apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
     if apart and not spec.image and spec.cn_position in module.SITES:
-        module.crossnorm = _new_crossnorm(spec)
+        module.crossnorm = _new_crossnorm(spec).train(module.training)
         module.crossnorm_site = spec.cn_position
     if spec.position not in module.SITES:
         return

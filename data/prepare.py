@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import get_args
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from data.archives import (
     ArchiveError,
@@ -246,7 +247,7 @@ def _corrupt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_natural, default=0, help="of everything random (0)")
     parser.add_argument("--workers", type=_positive, help="cores to use; default: all of them")
     parser.add_argument(
-        "--corruptions", nargs="+", metavar="NAME", help="only these; default: all that are known"
+        "--corruptions", nargs="+", metavar="NAME", help="only these; default: all 19"
     )
 
 
@@ -265,21 +266,24 @@ def _corrupt(options: argparse.Namespace) -> None:
         )
     name, out = _which_cifar(options)
     images, labels = read_cifar(options.root, name, train=False)
+    write = partial(
+        write_corrupted, images, labels, out, seed=options.seed, workers=options.workers
+    )
     with _only_one(out.with_name(f".{out.name}.lock")):
-        there = [name for name in names if (out / f"{name}.npy").exists()]
-        todo = len(names) - len(there)
-        if todo:
+        absent = [name for name in names if not (out / f"{name}.npy").exists()]
+        if absent:
             _say(
-                f"Corrupting the {len(images)} test images of {options.root}: {todo} of "
+                f"Corrupting the {len(images)} test images of {options.root}: {len(absent)} of "
                 f"{len(names)} corruptions at 5 severities, seed {options.seed}, "
-                f"{format_bytes(5 * images.nbytes * todo)}, into {out}"
+                f"{format_bytes(5 * images.nbytes * len(absent))}, into {out}"
             )
-        # Also where nothing is to do: it refuses a folder made from other images or another seed.
-        write_corrupted(
-            images, labels, out, corruptions=names, seed=options.seed, workers=options.workers
-        )
+            for name in tqdm(absent, unit="corruption", disable=None):
+                write(corruptions=(name,))
+        else:
+            write(corruptions=names)  # says so, or that they are of other images or another seed
         open_corrupted(out, names, n=len(images))
-    _say(f"Done: {out}" if todo else f"All {len(names)} corruptions are in {out}: nothing to do.")
+    if absent:
+        _say(f"Done: {out}")
 
 
 def _which_cifar(options: argparse.Namespace) -> tuple[CIFARName, Path]:
@@ -384,7 +388,7 @@ SETS: dict[str, Published | Made] = {
     ),
     "corrupt": Made(
         title="corrupted test images",
-        about="make corrupted copies of the test images of any root in CIFAR's layout",
+        about="make the 19 corruptions of the test images of any root in CIFAR's layout",
         add_options=_corrupt_options,
         make=_corrupt,
     ),

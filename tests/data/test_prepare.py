@@ -590,8 +590,7 @@ def test_finished_corruption_is_left_alone_and_a_missing_one_made(
     before, first = noise.stat().st_mtime_ns, contents(tmp_path)
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "All 2 corruptions are in" in (output := capsys.readouterr().out)
-    assert "nothing to do" in output and noise.stat().st_mtime_ns == before
+    assert "nothing to do" in capsys.readouterr().out and noise.stat().st_mtime_ns == before
     contrast.unlink()
     assert main(arguments) == 0
     assert "1 of 2 corruptions" in capsys.readouterr().out
