@@ -20,7 +20,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 quickstart: $(VENV)/.installed
-	$(BIN)/python reproduce.py quickstart
+	$(BIN)/python reproduce.py quickstart --jobs 2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

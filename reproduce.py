@@ -13,8 +13,10 @@ the paper's table, but in one of their own.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,28 +82,58 @@ def commands(table: Table, row: Row, seed: int, args: argparse.Namespace) -> lis
 
 def run_missing(table: Table, args: argparse.Namespace) -> list[str]:
     """Run every row and seed that has no result yet; returns what failed."""
+    jobs = [(seed, row) for seed in range(args.seeds) for row in table.rows]
+    jobs = [job for job in jobs if not args.rows or job[1].name in args.rows]
+    failed, waiting = [], []
+    for seed, row in jobs:
+        fit, test = commands(table, row, seed, args)
+        state = _state(table, seed, fit, Path(args.results))
+        title = f"{run_name(table, row)}, seed {seed}"
+        if state == "refused":
+            failed.append(title)
+        elif state == "done":
+            print(f"{title}: done", flush=True)
+        else:
+            waiting.append((title, (fit, test)))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        codes = pool.map(lambda job: _run_job(*job, args), waiting)
+        failed += [title for (title, _), code in zip(waiting, codes, strict=True) if code]
+    return failed
+
+
+def _state(table: Table, seed: int, fit: list[str], results: Path) -> str:
     from tasks.cli import expected_hash
     from tasks.results import read_results
 
-    results = Path(args.results) / f"{table.task}.jsonl"
-    failed = []
-    jobs = [(seed, row) for seed in range(args.seeds) for row in table.rows]
-    jobs = [job for job in jobs if not args.rows or job[1].name in args.rows]
-    for number, (seed, row) in enumerate(jobs, start=1):
-        title = f"{run_name(table, row)}, seed {seed} ({number} of {len(jobs)})"
-        fit, test = commands(table, row, seed, args)
-        done = {r.get("config_hash") for r in read_results(results) if r.get("seed") == seed}
-        digest = expected_hash(table.task, fit[3:])
-        if digest is None:
-            failed.append(title)
-            continue
-        if digest in done:
-            print(f"{title}: done", flush=True)
-            continue
-        print(f"{title}: running", flush=True)
-        if any(subprocess.run(command, cwd=ROOT).returncode for command in (fit, test)):
-            failed.append(title)
-    return failed
+    digest = expected_hash(table.task, fit[3:])
+    if digest is None:
+        return "refused"
+    records = read_results(results / f"{table.task}.jsonl")
+    done = any(r.get("config_hash") == digest and r.get("seed") == seed for r in records)
+    return "done" if done else "waiting"
+
+
+def _run_job(title: str, steps: tuple[list[str], ...], args: argparse.Namespace) -> int:
+    """Train and test one run; several at once share the cores and write to a log file each."""
+    print(f"{title}: running", flush=True)
+    if args.jobs == 1:
+        return next(
+            (code for step in steps if (code := subprocess.run(step, cwd=ROOT).returncode)), 0
+        )
+    cores = max(1, (os.cpu_count() or 1) // args.jobs)
+    environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
+    path = Path(args.runs) / "logs" / f"{title.replace(', ', '-').replace(' ', '')}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log:
+        for step in steps:
+            code = subprocess.run(
+                step, cwd=ROOT, env=environment, stdout=log, stderr=log
+            ).returncode
+            if code:
+                print(f"{title}: failed, see {path}", flush=True)
+                return code
+    print(f"{title}: done", flush=True)
+    return 0
 
 
 def main() -> None:
@@ -111,6 +143,7 @@ def main() -> None:
     parser.add_argument("table", choices=list(TABLES))
     parser.add_argument("--print", action="store_true", help="run nothing")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 of every row")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores")
     parser.add_argument("--rows", nargs="*", default=[], help="only these rows")
     parser.add_argument("--root", help="folder of the data set, for --data.root")
     parser.add_argument("--config", nargs="*", default=[], help="more YAML, merged last")
@@ -124,6 +157,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     table = Table.load(args.table)
+    if args.jobs < 1 or args.seeds < 1:
+        parser.error("expected --jobs and --seeds to be at least 1")
     if args.rows and (unknown := set(args.rows) - {row.name for row in table.rows}):
         parser.error(f"expected --rows among {[r.name for r in table.rows]}, got {sorted(unknown)}")
     from tasks.tables import write_tables

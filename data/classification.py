@@ -253,8 +253,8 @@ class Digits(ImageClassificationData):
 
     The scans are 8x8 greys (UCI "Optical Recognition of Handwritten Digits", Alpaydin & Kaynak
     1998), doubled to 16x16 and given three channels. Order, and so the split, is fixed. The test's
-    corruptions are made here, from a fixed seed; the default ones stand for noise, contrast
-    and brightness.
+    corruptions are made here, from a fixed seed; the default ones are one of each family, and
+    contrast beside brightness.
     """
 
     title = "scikit-learn digits (16x16)"
@@ -271,7 +271,13 @@ class Digits(ImageClassificationData):
         seed: int = 0,
         padding: int = 2,
         flip: bool = False,
-        corruptions: Sequence[str] = ("gaussian_noise", "shot_noise", "contrast", "brightness"),
+        corruptions: Sequence[str] = (
+            "gaussian_noise",
+            "defocus_blur",
+            "fog",
+            "brightness",
+            "contrast",
+        ),
     ) -> None:
         super().__init__(
             batch_size=batch_size,
