@@ -117,18 +117,15 @@ def _run_job(title: str, steps: tuple[list[str], ...], args: argparse.Namespace)
     """Train and test one run; several at once share the cores and write to a log file each."""
     print(f"{title}: running", flush=True)
     if args.jobs == 1:
-        return next(
-            (code for step in steps if (code := subprocess.run(step, cwd=ROOT).returncode)), 0
-        )
+        codes = (subprocess.run(step, cwd=ROOT).returncode for step in steps)
+        return next((code for code in codes if code), 0)
     cores = max(1, (os.cpu_count() or 1) // args.jobs)
-    environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
+    shared: dict[str, Any] = {"cwd": ROOT, "env": {"OMP_NUM_THREADS": str(cores), **os.environ}}
     path = Path(args.runs) / "logs" / f"{title.replace(', ', '-').replace(' ', '')}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as log:
         for step in steps:
-            code = subprocess.run(
-                step, cwd=ROOT, env=environment, stdout=log, stderr=log
-            ).returncode
+            code = subprocess.run(step, stdout=log, stderr=log, **shared).returncode
             if code:
                 print(f"{title}: failed, see {path}", flush=True)
                 return code

@@ -20,7 +20,15 @@ from data.cifar import SETS, CIFARName, is_original, read_cifar
 from data.corrupted_set import open_corrupted
 from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
-from data.images import EvaluationSets, Group, ImageTensor, fingerprint, flip_and_shift, normalise
+from data.images import (
+    EvaluationSets,
+    Group,
+    ImageTensor,
+    fingerprint,
+    flip_and_shift,
+    jitter_colours,
+    normalise,
+)
 from data.loading import ResumableDataModule, TrainLoader, evaluation_loader
 from data.randomness import derive_seed
 
@@ -40,6 +48,7 @@ class ImageClassificationData(ResumableDataModule):
         seed: of order and augmentation; the command line sets it to the run's seed.
         padding: of the random crop, in pixels.
         flip: random horizontal flips.
+        jitter: strength of random brightness and contrast in training; 0 is none.
         corruptions: names of the test's corruptions; empty tests on clean images alone.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
@@ -57,6 +66,7 @@ class ImageClassificationData(ResumableDataModule):
         seed: int,
         padding: int,
         flip: bool,
+        jitter: float,
         corruptions: Sequence[str],
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
@@ -70,6 +80,8 @@ class ImageClassificationData(ResumableDataModule):
         ):
             if value < least:
                 raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        if not 0.0 <= jitter <= 1.0:
+            raise ValueError(f"Expected `jitter` to be in [0, 1], but got {jitter}.")
         unknown = [name for name in corruptions if name not in ALL_CORRUPTIONS]
         if unknown:
             raise ValueError(
@@ -82,6 +94,7 @@ class ImageClassificationData(ResumableDataModule):
         self.seed = seed
         self.padding = padding
         self.flip = flip
+        self.jitter = jitter
         self.corruptions = tuple(corruptions)
         self.mean, self.std = tuple(mean), tuple(std)
         self._train: ImageTensor | None = None
@@ -156,6 +169,8 @@ class ImageClassificationData(ResumableDataModule):
         images = batch["image"]
         if "epoch" in batch:
             epoch = batch["epoch"]
+            jitter_seed = derive_seed(self.seed, "jitter", epoch)
+            images = jitter_colours(images, batch["index"], seed=jitter_seed, strength=self.jitter)
             seed = derive_seed(self.seed, "augmentation", epoch)
             images = flip_and_shift(
                 images, batch["index"], seed=seed, padding=self.padding, flip=self.flip
@@ -188,6 +203,7 @@ class CIFAR(ImageClassificationData):
         seed: int = 0,
         padding: int = 4,
         flip: bool = True,
+        jitter: float = 0.0,
         corruptions: Sequence[str] = CORRUPTIONS,
     ) -> None:
         super().__init__(
@@ -197,6 +213,7 @@ class CIFAR(ImageClassificationData):
             seed=seed,
             padding=padding,
             flip=flip,
+            jitter=jitter,
             corruptions=corruptions,
         )
         self.root = Path(root).expanduser()
@@ -271,6 +288,7 @@ class Digits(ImageClassificationData):
         seed: int = 0,
         padding: int = 2,
         flip: bool = False,
+        jitter: float = 0.0,
         corruptions: Sequence[str] = (
             "gaussian_noise",
             "defocus_blur",
@@ -286,6 +304,7 @@ class Digits(ImageClassificationData):
             seed=seed,
             padding=padding,
             flip=flip,
+            jitter=jitter,
             corruptions=corruptions,
         )
 

@@ -12,7 +12,18 @@ from torch import Tensor
 
 from data.randomness import sample_uniform
 
-__all__ = ["EvaluationSets", "Group", "ImageTensor", "fingerprint", "flip_and_shift", "normalise"]
+__all__ = [
+    "EvaluationSets",
+    "Group",
+    "ImageTensor",
+    "fingerprint",
+    "flip_and_shift",
+    "jitter_colours",
+    "normalise",
+]
+
+# Of ITU-R BT.601, as in PIL and torchvision.
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -125,3 +136,28 @@ def flip_and_shift(
     # Advanced indices around the slice put channels last: (B, H, W, C).
     picked = padded[samples, :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float) -> Tensor:
+    """Random brightness, then random contrast, per sample, in batch.
+
+    Both factors are uniform in [1 - strength, 1 + strength], as torchvision's ColorJitter draws
+    them; contrast mixes with the image's mean grey.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        index: int64 (B,) of the samples; with `seed` it decides what happens to each.
+        seed: of run and epoch.
+        strength: in [0, 1]; 0 changes nothing.
+
+    Returns:
+        uint8, of the shape and device of `images`.
+    """
+    if strength == 0:
+        return images
+    uniform = sample_uniform(seed, index.to(images.device), 2)
+    factors = (1 + strength * (2 * uniform - 1))[:, :, None, None, None]
+    bright = (images * factors[:, 0]).clamp(0, 255).floor()
+    weights = torch.tensor(GREY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
+    grey = (bright * weights).sum(1, keepdim=True).floor().mean((2, 3), keepdim=True)
+    return (grey + (bright - grey) * factors[:, 1]).clamp(0, 255).to(torch.uint8)

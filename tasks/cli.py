@@ -12,10 +12,12 @@ same run unless ``--ckpt_path`` names one, and adds a line to results/<task>.jso
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import time
 import traceback
+import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,8 +82,7 @@ class TaskCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        plain = config.as_dict()
-        self.recipe = recipe_of(plain)
+        self.recipe = self.recipe_of_subcommand()
         self.digest = config_hash(self.recipe)
         self.directory = RunDirectory(
             Path(config.runs) / self.task / config.name,
@@ -103,6 +104,11 @@ class TaskCLI(LightningCLI):
             if hasattr(logger, "init_args") and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.directory.path)
         offline_without_key()
+
+    def recipe_of_subcommand(self) -> dict[str, Any]:
+        assert self.subcommand is not None
+        defaults = self._parser(self.subcommand).get_defaults()
+        return recipe_of(self.config[self.subcommand].as_dict(), defaults.as_dict())
 
     def _choose_start(self, config: Any) -> None:
         finished = self.directory.finished()
@@ -221,12 +227,13 @@ class _Parsed(Exception):
 
 class _ParseOnly(TaskCLI):
     def before_instantiate_classes(self) -> None:
-        raise _Parsed(config_hash(recipe_of(self.config[self.subcommand].as_dict())))
+        raise _Parsed(config_hash(self.recipe_of_subcommand()))
 
 
 def expected_hash(task: str, args: list[str]) -> str | None:
     """The hash of the run that ``python -m tasks.<task> <args>`` makes; None if it cannot run."""
     model_class = importlib.import_module(f"tasks.{task}").TASK
+    _quiet()
     try:
         _ParseOnly(model_class, task, args)
     except _Parsed as parsed:
@@ -236,9 +243,23 @@ def expected_hash(task: str, args: list[str]) -> str | None:
     raise AssertionError("the command line went on after parsing")
 
 
+def _quiet() -> None:
+    """Hide messages that ask nothing of the user."""
+    for message in (
+        "LightningCLI's args parameter",  # given so on purpose
+        r".*LeafSpec.*",  # between two libraries
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r".*does not have many workers",  # images in memory need none
+    ):
+        warnings.filterwarnings("ignore", message)
+    hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
 def run(model_class: type[L.LightningModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
     torch.set_float32_matmul_precision("high")
+    _quiet()
     try:
         TaskCLI(model_class, task, args)
     except (ValueError, OSError, TypeError) as error:

@@ -43,9 +43,11 @@ def errors_by_corruption(
     labels = [name.replace("_", "\n") for name in names]
     axis.set_xticks(range(len(names)), labels, fontsize=8)
     axis.set_ylabel("error in %, mean over severities")
-    axis.set_title(f"{first['dataset']}, {rows[0].network}", fontsize=10)
+    axis.set_title(f"{first['dataset']}, {rows[0].network}", fontsize=10, pad=26)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, ncols=len(rows))
+    axis.legend(
+        frameon=False, fontsize=8, ncols=len(rows), loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path

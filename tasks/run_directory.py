@@ -7,9 +7,12 @@ one is not run twice; another command never writes into it.
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import json
 import os
 from copy import deepcopy
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +44,59 @@ NEUTRAL_TRAINER = {
 NEUTRAL_DATA = {"workers", "eval_batch_size", "corrupted", "corruptions"}
 
 
-def recipe_of(config: Config) -> Config:
-    """The part of a configuration that decides what is learnt, seed and data root included."""
-    recipe: Config = deepcopy({key: config[key] for key in ("seed_everything", "model", "data")})
-    recipe["trainer"] = {
-        key: value for key, value in config["trainer"].items() if key not in NEUTRAL_TRAINER
-    }
+def recipe_of(config: Config, defaults: Config) -> Config:
+    """What was asked for and decides what is learnt: all that is not a default.
+
+    So an option that a later version adds leaves the runs before it as they are.
+
+    Args:
+        config: of one subcommand, complete.
+        defaults: the same without any option given.
+    """
+    recipe: Config = {"seed_everything": config["seed_everything"]}
+    for key in ("model", "data", "trainer"):
+        recipe[key] = _asked(deepcopy(config[key]), defaults.get(key) or {})
+    # Both are links to seed_everything.
+    recipe["model"].pop("seed", None)
     data = recipe["data"].get("init_args", recipe["data"])
-    for key in NEUTRAL_DATA:
+    for key in (*NEUTRAL_DATA, "seed"):
         data.pop(key, None)
+    for key in NEUTRAL_TRAINER:
+        recipe["trainer"].pop(key, None)
     if "root" in data:
         data["root"] = str(Path(data["root"]).expanduser().resolve())
     return recipe
+
+
+def _asked(value: Any, default: Any) -> Any:
+    """`value` without the entries that equal `default`, or the defaults of the class it names."""
+    if isinstance(value, dict) and "class_path" in value:
+        parameters = inspect.signature(_named(value["class_path"])).parameters
+        own = {name: parameter.default for name, parameter in parameters.items()}
+        return {
+            "class_path": value["class_path"],
+            "init_args": _asked(value.get("init_args") or {}, own),
+        }
+    default = _as_dict(default)
+    if isinstance(value, dict) and isinstance(default, dict):
+        changed = (k for k in value if k not in default or not _equal(value[k], default[k]))
+        return {k: _asked(value[k], default.get(k)) for k in changed}
+    return value
+
+
+def _equal(value: Any, default: Any) -> bool:
+    default = _as_dict(default)
+    return json.dumps(value, default=str) == json.dumps(default, default=str)
+
+
+def _as_dict(default: Any) -> Any:
+    known = is_dataclass(default) and not isinstance(default, type)
+    return asdict(default) if known else default
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def config_hash(recipe: Config) -> str:

@@ -46,8 +46,16 @@ class TableLike(Protocol):
 
 
 def _recipe_key(record: Record) -> str:
-    recipe = {k: v for k, v in record.get("recipe", {}).items() if k != "seed_everything"}
+    recipe = without_seeds(record.get("recipe", {}))
     return json.dumps([recipe, record.get("fingerprint")], sort_keys=True)
+
+
+def without_seeds(value: Any) -> Any:
+    """The same nested options without every seed, so that runs of one recipe compare equal."""
+    if isinstance(value, dict):
+        seeds = ("seed", "seed_everything")
+        return {k: without_seeds(v) for k, v in value.items() if k not in seeds}
+    return value
 
 
 def collect(table: TableLike, results: Path) -> dict[str, dict[str, list[Record]]]:

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from data.images import EvaluationSets, Group, fingerprint, flip_and_shift, normalise
+from data.images import (
+    EvaluationSets,
+    Group,
+    fingerprint,
+    flip_and_shift,
+    jitter_colours,
+    normalise,
+)
 from data.randomness import sample_uniform
 
 
@@ -32,6 +39,19 @@ def test_augmentation_of_a_sample_ignores_its_batch_and_covers_all_shifts() -> N
     assert len(torch.unique(whole[:, 0].flatten(1), dim=0)) == 5 * 5 * 2
     other_epoch = flip_and_shift(images, torch.arange(3000), seed=2, padding=2)
     assert not torch.equal(whole, other_epoch)
+
+
+def test_jitter_equals_torchvision_sample_by_sample() -> None:
+    images = torch.randint(0, 256, (40, 3, 9, 8), dtype=torch.uint8)
+    index = torch.randperm(500)[:40]
+    jittered = jitter_colours(images, index, seed=4, strength=0.8)
+    factors = 0.2 + 1.6 * sample_uniform(4, index, 2)
+    for image, result, (brightness, contrast) in zip(images, jittered, factors, strict=True):
+        expected = tv.adjust_brightness(image, float(brightness))
+        expected = tv.adjust_contrast(expected, float(contrast))
+        # The last bit may round the other way.
+        assert (result.int() - expected.int()).abs().max() <= 1
+    assert jitter_colours(images, index, seed=4, strength=0.0) is images
 
 
 def test_normalise() -> None:
