@@ -6,13 +6,14 @@ Its checkpoints are pickled dicts of epoch, best accuracy, optimiser and ``state
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["load_official", "read_state_dict"]
+__all__ = ["key_report", "load_official", "read_state_dict"]
 
 Net = TypeVar("Net", bound=nn.Module)
 LISTED_KEYS = 8
@@ -60,6 +61,17 @@ def load_official(net: Net, path: str | Path) -> Net:
             is then unchanged.
     """
     state = read_state_dict(path)
+    if report := key_report(net, state):
+        raise ValueError(
+            f"Expected {path} to hold the weights of {type(net).__name__} with the layers inserted "
+            f"at the same position, but {report}."
+        )
+    net.load_state_dict(state, strict=True)
+    return net
+
+
+def key_report(net: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """How the keys and shapes of `state` differ from those of `net`; empty where they do not."""
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
@@ -68,14 +80,12 @@ def load_official(net: Net, path: str | Path) -> Net:
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    if missing or unexpected or reshaped:
-        raise ValueError(
-            f"Expected {path} to hold the weights of {type(net).__name__} with the layers inserted "
-            f"at the same position, but {_listed('missing', missing)}; "
-            f"{_listed('unexpected', unexpected)}; {_listed('of another shape', reshaped)}."
-        )
-    net.load_state_dict(state, strict=True)
-    return net
+    if not (missing or unexpected or reshaped):
+        return ""
+    return (
+        f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; "
+        f"{_listed('of another shape', reshaped)}"
+    )
 
 
 def _listed(what: str, keys: list[str]) -> str:

@@ -30,6 +30,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from cnsn.checkpoint import key_report, read_state_dict
 from tasks.results import append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, recipe_of
 
@@ -81,8 +82,22 @@ class TaskCLI(LightningCLI):
             "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if isinstance(seed, bool) or seed is None or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"Expected `seed_everything` to be from 0 to 2^32 - 1, but got {seed}: a run is a "
+                "function of its seed."
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets options stored in a checkpoint beat the command line: not here."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if "verbose" in config:
+            config.verbose = False  # The task prints its own table.
         self.recipe = self.recipe_of_subcommand()
         self.digest = config_hash(self.recipe)
         self.directory = RunDirectory(
@@ -137,6 +152,16 @@ class TaskCLI(LightningCLI):
             rank_zero_info(f"{self.directory.path} is unfinished: its last checkpoint is used.")
         config.ckpt_path = str(self.directory.last)
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        network = self.recipe["model"].get("network", {}).get("init_args", {})
+        asked, found = network.get("num_classes"), getattr(self.datamodule, "num_classes", None)
+        if asked is not None and asked != found:
+            raise ValueError(
+                f"Expected the network's `num_classes` to be {found}, as the data have, but got "
+                f"{asked}: leave it out."
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         loggers = trainer_config.get("logger")
@@ -161,6 +186,23 @@ class TaskCLI(LightningCLI):
         if every:
             callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))
         return callbacks
+
+    def before_fit(self) -> None:
+        self._check_checkpoint()
+
+    def before_validate(self) -> None:
+        self._check_checkpoint()
+
+    def before_test(self) -> None:
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        path = self.config[self.subcommand].ckpt_path
+        if path is not None and (report := key_report(self.model, read_state_dict(path))):
+            raise ValueError(
+                f"Expected {path} to be a checkpoint of the network that the options describe, but "
+                f"{report}. Give the options of the run that it comes from."
+            )
 
     def after_fit(self) -> None:
         if self.trainer.interrupted:

@@ -1,0 +1,312 @@
+"""The command line of the classification task, from options to result line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tasks.classification import Classification, main
+from tasks.results import read_results
+from tests.fakes import write_cifar
+
+DIGITS = [
+    "--config=configs/digits.yaml",
+    "--trainer.accelerator=cpu",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+CNSN = ["--model.cnsn.kind=cnsn", "--model.cnsn.crop=both", "--model.crossnorm.p=0.5"]
+# One epoch.
+SHORT = ["--trainer.max_epochs=null", "--trainer.max_steps=6", "--data.batch_size=200"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+
+
+def places(folder: Path) -> list[str]:
+    return [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message with which a command line ends; its exit code must not be 0."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code not in (0, None)
+    own = stop.value.code if isinstance(stop.value.code, str) else ""
+    return own + capsys.readouterr().err
+
+
+def run_directory(folder: Path) -> Path:
+    (path,) = (folder / "runs").glob("classification/*/seed*")
+    return path
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    path = run_directory(folder) / "checkpoints" / "last.ckpt"
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def assert_same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert one["global_step"] == two["global_step"]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=0)
+
+
+def test_fit_then_test_leaves_a_complete_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*DIGITS, *CNSN, *SHORT, *places(tmp_path)]
+    main(["fit", *options])
+    directory = run_directory(tmp_path)
+    assert {p.name for p in (directory / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert json.loads((directory / "finished.json").read_text())["steps"] == 6
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    assert config["model"]["cnsn"]["kind"] == "cnsn"
+
+    main(["test", *options, "--data.corruptions=[contrast,fog]"])
+    (record,) = read_results(tmp_path / "results" / "classification.jsonl")
+    assert record["dataset"] == "scikit-learn digits (16x16)" and record["n_test"] == 597
+    assert record["selection"] == "last epoch" and record["corruptions"] == ["fog", "contrast"]
+    assert len(record["conditions"]) == 11 and record["finished"]["steps"] == 6
+    errors = [c["error"] for c in record["conditions"] if c["severity"]]
+    assert record["summary"]["mce"] == pytest.approx(np.mean(errors), abs=1e-6)
+    assert record["conditions"][0]["error"] == pytest.approx(by_hand(directory), abs=1e-6)
+    assert "contrast" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *options])
+    assert stop.value.code == 0
+    main(["fit", *options, "--fresh=true"])
+    again = directory.with_name(f"{directory.name}.2")
+    assert (again / "finished.json").is_file()
+
+
+def by_hand(directory: Path) -> float:
+    """Clean error of the stored weights, without the suite's loaders and metrics."""
+    from cnsn import CNSNSpec, insert
+    from cnsn.nets import wide_resnet
+    from data.classification import Digits
+
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    net = insert(wide_resnet(depth=10, width=1), CNSNSpec(kind="cnsn", crop="both")).eval()
+    net.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+    images, labels = Digits().read()[1]
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        return (net(x).argmax(1) != torch.from_numpy(labels)).float().mean().item()
+
+
+class Interruption(Exception):
+    pass
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    options = [*DIGITS, *CNSN, "--trainer.max_epochs=2", "--data.batch_size=200"]
+    main(["fit", *options, *places(tmp_path / "whole")])
+
+    options += ["--save_every=1", *places(tmp_path / "parts")]
+    step = Classification.training_step
+
+    def stopping(self: Classification, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        if self.global_step in stops:
+            stops.remove(self.global_step)
+            raise Interruption
+        return step(self, batch, batch_idx)
+
+    stops = [2, 8]
+    monkeypatch.setattr(Classification, "training_step", stopping)
+    for number in (0, workers):
+        with pytest.raises(Interruption):
+            main(["fit", *options, f"--data.workers={number}"])
+    main(["fit", *options])
+    assert not stops
+    assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tasks.classification", *arguments]
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_identical(tmp_path: Path, root: Path) -> None:
+    options = [*DIGITS, *CNSN, "--trainer.max_epochs=3", "--data.batch_size=100"]
+    main(["fit", *options, *places(tmp_path / "whole")])
+    options += ["--save_every=1", *places(tmp_path / "parts")]
+    for delay in (0.0, 0.3):
+        process = subprocess.Popen(command("fit", *options), cwd=root, stdout=subprocess.DEVNULL)
+        pattern = "runs/classification/*/seed*/checkpoints/last.ckpt"
+        while process.poll() is None and not list((tmp_path / "parts").glob(pattern)):
+            time.sleep(0.02)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command("fit", *options), cwd=root, check=True)
+    assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.precision=bf16-mixed", "--model.channels_last=true"],
+        ["--model.crossnorm.consistency=10", "--model.crossnorm.p=1"],
+        ["--data.jitter=0.5", "--trainer.accumulate_grad_batches=2"],
+    ],
+)
+def test_flags_train(tmp_path: Path, flags: list[str]) -> None:
+    main(["fit", *DIGITS, *CNSN, *SHORT, *places(tmp_path), *flags])
+    state = final_state(tmp_path)
+    assert state["global_step"] == 6
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_compiled_training_follows_the_plain_one(tmp_path: Path) -> None:
+    options = [*DIGITS, *SHORT, "--trainer.max_steps=3", "--model.cnsn.kind=sn"]
+    main(["fit", *options, *places(tmp_path / "plain")])
+    main(["fit", *options, *places(tmp_path / "compiled"), "--model.compile=true"])
+    plain, compiled = (final_state(tmp_path / name) for name in ("plain", "compiled"))
+    torch.testing.assert_close(compiled["state_dict"], plain["state_dict"], rtol=1e-2, atol=1e-3)
+
+
+def test_dashboard_logger_writes_to_disk_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    logger = "--config=configs/logging/wandb.yaml"
+    main(["fit", *DIGITS, *SHORT, logger, *places(tmp_path)])
+    directory = run_directory(tmp_path)
+    assert list(directory.glob("wandb/offline-run-*/*.wandb"))
+    assert list(directory.glob("metrics/version_0/metrics.csv"))
+
+
+def test_two_processes_equal_one(tmp_path: Path, root: Path) -> None:
+    """Same global batches, same losses at the start, the same evaluation of the same weights."""
+    options = [*DIGITS, "--trainer.max_steps=4", "--trainer.max_epochs=null"]
+    options += ["--data.batch_size=100", "--trainer.log_every_n_steps=1"]
+    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def launch(action: str, *more: str) -> None:
+        arguments = command(action, *options, *places(tmp_path), *more)
+        subprocess.run(arguments, cwd=root, env=environment, check=True, timeout=200)
+
+    launch("fit", *two)
+    corrupted = "--data.corruptions=[contrast]"
+    launch("test", corrupted, *two)
+    launch("test", corrupted)
+    parallel, alone = read_results(tmp_path / "results" / "classification.jsonl")
+    assert [c["n"] for c in parallel["conditions"]] == [597] * 6
+    for a, b in zip(parallel["conditions"], alone["conditions"], strict=True):
+        # One image whose two best classes are equal but for rounding may differ.
+        assert a["n"] == b["n"] and abs(a["error"] - b["error"]) <= 1 / 597 + 1e-6
+        assert a["ece"] == pytest.approx(b["ece"], abs=2e-3)
+
+
+def corrupt_folder(cifar: Path, n: int = 40) -> Path:
+    folder = cifar / "CIFAR-10-C"
+    folder.mkdir()
+    np.save(folder / "fog.npy", np.zeros((5 * n, 32, 32, 3), np.uint8))
+    np.save(folder / "labels.npy", np.zeros(5 * n, np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("option", "parts"),
+    [
+        ("--model.cnsn.crop=all", ["crop", "neither"]),
+        ("--model.cnsn.kind=CN", ["kind", "cnsn"]),
+        ("--model.cnsn.position=middle", ["position", "post", "middle"]),
+        ("--model.crossnorm.p=1.5", ["`p`", "[0, 1]", "1.5"]),
+        ("--model.crossnorm.k=99", ["`crossnorm.k`", "at most 3", "99"]),
+        ("--model.crossnorm.k=half", ["k", "half"]),
+        ("--model.crossnom.k=1", ["crossnom"]),
+        ("--data.corruptions=[fogg]", ["fogg", "fog"]),
+        ("--data.batch_size=1", ["batch_size", "at least 2"]),
+        ("--data.jitter=2", ["jitter", "[0, 1]"]),
+        ("--model.network.init_args.depth=12", ["depth", "12"]),
+        ("--model.network.init_args.num_classes=7", ["`num_classes`", "10", "7"]),
+        ("--model.optimizer.lr=fast", ["lr", "fast"]),
+        ("--ckpt_path=/nowhere/a.ckpt", ["/nowhere/a.ckpt"]),
+        ("--config=configs/absent.yaml", ["absent.yaml"]),
+        ("--seed_everything=-1", ["seed_everything", "-1"]),
+    ],
+)
+def test_bad_options_end_with_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, parts: list[str]
+) -> None:
+    message = refused(["fit", *DIGITS, *CNSN, *SHORT, *places(tmp_path), option], capsys)
+    assert all(part in message for part in parts), message
+    assert "Traceback" not in message
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_bad_data_end_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--config=configs/cifar10.yaml", "--config=configs/nets/wide_resnet.yaml"]
+    base += [*DIGITS[1:], *SHORT, *places(tmp_path), "--model.network.init_args.depth=10"]
+    missing = refused(["fit", *base, f"--data.root={tmp_path / 'none'}"], capsys)
+    assert "none" in missing and "python -m data.prepare cifar10" in missing
+
+    cifar = write_cifar(tmp_path / "cifar")
+    here = [*base, f"--data.root={cifar}"]
+    untrained = refused(["test", *here], capsys)
+    assert "run `fit`" in untrained
+    main(["fit", *here, "--trainer.max_steps=2"])
+    trained = [*here, "--trainer.max_steps=2", "--data.corruptions=[fog]"]
+    assert "python -m data.prepare corrupt" in refused(["test", *trained], capsys)
+    folder = corrupt_folder(cifar)
+    assert "belong to different images" in refused(["test", *trained], capsys)
+    np.save(folder / "labels.npy", np.zeros(7, np.uint8))
+    assert "200 labels" in refused(["test", *trained], capsys)
+    whole = (folder / "fog.npy").read_bytes()
+    (folder / "fog.npy").write_bytes(whole[:1000])
+    assert "labels.npy" in refused(["test", *trained], capsys)
+    assert not (tmp_path / "results").exists()
+
+    batch = cifar / "cifar-10-batches-py" / "data_batch_3"
+    batch.write_bytes(batch.read_bytes()[:500])
+    assert "data_batch_3" in refused(["fit", *here], capsys)
+
+    other = next((tmp_path / "runs").rglob("last.ckpt"))
+    wide = ["--model.network.init_args.width=3", f"--ckpt_path={other}"]
+    message = refused(["test", *DIGITS, *wide, *places(tmp_path)], capsys)
+    assert "of another shape: network.block1" in message and "options of the run" in message
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(other.read_bytes()[:4000])
+    message = refused(["test", *DIGITS, f"--ckpt_path={damaged}", *places(tmp_path)], capsys)
+    assert "could not be read safely" in message
+
+
+def test_every_config_is_valid(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for data in ("cifar10", "cifar100"):
+        for network in sorted((root / "configs" / "nets").glob("*.yaml")):
+            with pytest.raises(SystemExit) as stop:
+                main(
+                    [
+                        "fit",
+                        f"--config=configs/{data}.yaml",
+                        f"--config={network}",
+                        "--print_config",
+                    ]
+                )
+            assert stop.value.code in (0, None)
+            config = yaml.safe_load(capsys.readouterr().out)
+            assert config["data"]["init_args"]["name"] == data
