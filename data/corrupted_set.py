@@ -7,12 +7,18 @@ Source: Hendrycks & Dietterich 2019, https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from data.corruptions import ALL_CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
@@ -22,6 +28,10 @@ __all__ = ["open_corrupted", "write_corrupted"]
 
 SEVERITIES = 5
 RECORD = "corrupted.json"
+# Raised whenever the generator makes other pixels, so that two versions never mix in a folder.
+GENERATOR = 2
+CHUNK = 250
+MIN_IMAGES_FOR_PROCESSES = 20_000
 
 
 def write_corrupted(
@@ -36,42 +46,124 @@ def write_corrupted(
     """Write the corrupted arrays of `images` (N, H, W, 3) uint8 and `labels` (N,) into `out`.
 
     Finished files are kept, so that an interrupted call continues; a file appears whole or not at
-    all. `workers` is the number of threads; None means all cores.
+    all. `workers` is the number of processes, None one a core; what is written does not depend on
+    it. A script that calls this needs the usual ``if __name__ == "__main__"``.
 
     Raises:
-        ValueError: `out` was made from other images or another seed.
+        ValueError: `out` was made from other images, another seed or another generator.
+        OSError: what the disk says, such as that it is full; finished files stay.
     """
-    if workers is not None:
-        torch.set_num_threads(workers)
-    record = {"seed": seed, "source": fingerprint(images, labels)}
-    path = out / RECORD
-    if path.is_file() and json.loads(path.read_text()) != record:
-        raise ValueError(
-            f"Expected {out} to be empty or made from the same images and seed, but {RECORD} says "
-            "otherwise: give another --out."
-        )
+    record = {"seed": seed, "source": fingerprint(images, labels), "generator": GENERATOR}
+    _check_record(out, record)
     missing = [name for name in corruptions if not (out / f"{name}.npy").is_file()]
     if not missing and (out / "labels.npy").is_file():
         print(f"{out} is complete: nothing to do")
         return
     out.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        path.write_text(json.dumps(record) + "\n")
+    if not (out / RECORD).is_file():
+        with _whole(out / RECORD) as part:
+            part.write_text(json.dumps(record) + "\n")
     if not (out / "labels.npy").is_file():
-        _save(out / "labels.npy", np.tile(labels, SEVERITIES))
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
-    for name in missing:
-        made = [corrupt(tensor, name, s, seed=seed) for s in range(1, SEVERITIES + 1)]
-        _save(out / f"{name}.npy", torch.cat(made).permute(0, 2, 3, 1).numpy())
+        with _whole(out / "labels.npy") as part, part.open("wb") as file:
+            np.save(file, np.tile(labels, SEVERITIES), allow_pickle=False)
+    workers = workers or os.cpu_count() or 1
+    total = len(missing) * SEVERITIES * len(images)
+    # Starting processes takes as long as some ten thousand images.
+    pooled = workers > 1 and total > MIN_IMAGES_FOR_PROCESSES
+    with (
+        tqdm(total=total, unit="image", unit_scale=True, disable=None) as bar,
+        _pool(images, workers) if pooled else nullcontext(None) as pool,
+    ):
+        for name in missing:
+            bar.set_description(name)
+            with _whole(out / f"{name}.npy") as part:
+                _write_one(images, name, part, seed, pool, bar)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _check_record(out: Path, record: dict[str, Any]) -> None:
+    path = out / RECORD
+    if not path.is_file():
+        if any((out / f"{name}.npy").exists() for name in (*ALL_CORRUPTIONS, "labels")):
+            raise ValueError(
+                f"Expected {out} to be empty or made here, but it holds arrays and no {RECORD}: "
+                "they may be the published ones. Give another --out."
+            )
+        return
+    found = json.loads(path.read_text())
+    if different := [key for key in record if found.get(key) != record[key]]:
+        raise ValueError(
+            f"Expected {out} to be empty or made from the same images and seed, but its {RECORD} "
+            f"has another {' and '.join(different)}: give another --out, or delete the folder."
+        )
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Yields the path of a part file, which becomes `path` if the block ends well."""
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+Chunk = tuple[Path, str, int, int, int, int]
+_images: Tensor | None = None
+
+
+def _pool(images: np.ndarray, workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(images,))
+
+
+def _start_worker(images: np.ndarray) -> None:
+    global _images
+    torch.set_num_threads(1)
+    _images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _write_one(
+    images: np.ndarray,
+    name: str,
+    part: Path,
+    seed: int,
+    pool: ProcessPoolExecutor | None,
+    bar: tqdm[Any],
+) -> None:
+    """One corruption at all severities; every chunk goes to its own place in the file."""
+    n = len(images)
+    shape = (SEVERITIES * n, *images.shape[1:])
+    array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+    # Reserve the space: a full disk must be an error here, not a killed process later.
+    with part.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+    del array
+    chunks = [
+        (part, name, severity, seed, first, min(first + CHUNK, n))
+        for severity in range(1, SEVERITIES + 1)
+        for first in range(0, n, CHUNK)
+    ]
+    if pool is None:
+        threads = torch.get_num_threads()
+        _start_worker(images)
+        torch.set_num_threads(threads)
+    for done in map(_write_chunk, chunks) if pool is None else pool.map(_write_chunk, chunks):
+        bar.update(done)
+
+
+def _write_chunk(chunk: Chunk) -> int:
+    part, name, severity, seed, first, last = chunk
+    assert _images is not None
+    made = corrupt(_images[first:last], name, severity, seed=seed, first=first)
+    array = np.lib.format.open_memmap(part, mode="r+")
+    start = (severity - 1) * len(_images)
+    array[start + first : start + last] = made.permute(0, 2, 3, 1).numpy()
+    array.flush()
+    return last - first
 
 
 def open_corrupted(
@@ -97,7 +189,7 @@ def open_corrupted(
         )
     arrays = {name: _open(root, name) for name in names}
     for name, array in arrays.items():
-        if array.dtype != np.uint8 or array.ndim != 4 or len(array) != len(labels):
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[::3] != (len(labels), 3):
             raise ValueError(
                 f"Expected {root / name}.npy to be uint8 ({len(labels)}, H, W, 3), but got "
                 f"{array.dtype} {array.shape}: make or fetch it again."

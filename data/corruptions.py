@@ -119,8 +119,8 @@ def motion(x: Tensor, level: int, draws: Draws) -> Tensor:
 
 
 def zoom_blur(x: Tensor, level: int, draws: Draws) -> Tensor:
-    steps = (6, 11, 16, 21, 26)[level]
-    factors = [1 + 0.01 * step for step in range(steps)]
+    # Rounding puts the end into the first two ranges, as in the generator.
+    factors = np.arange(1, (1.06, 1.11, 1.16, 1.21, 1.26)[level], 0.01).tolist()
     total = sum((zoom(x, factor) for factor in factors), x)
     return total / (len(factors) + 1)
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import get_args
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from data.archives import (
     ArchiveError,
@@ -266,9 +265,6 @@ def _corrupt(options: argparse.Namespace) -> None:
         )
     name, out = _which_cifar(options)
     images, labels = read_cifar(options.root, name, train=False)
-    write = partial(
-        write_corrupted, images, labels, out, seed=options.seed, workers=options.workers
-    )
     with _only_one(out.with_name(f".{out.name}.lock")):
         absent = [name for name in names if not (out / f"{name}.npy").exists()]
         if absent:
@@ -277,10 +273,10 @@ def _corrupt(options: argparse.Namespace) -> None:
                 f"{len(names)} corruptions at 5 severities, seed {options.seed}, "
                 f"{format_bytes(5 * images.nbytes * len(absent))}, into {out}"
             )
-            for name in tqdm(absent, unit="corruption", disable=None):
-                write(corruptions=(name,))
-        else:
-            write(corruptions=names)  # says so, or that they are of other images or another seed
+        # Also where nothing is to do: it refuses a folder made from other images or another seed.
+        write_corrupted(
+            images, labels, out, corruptions=names, seed=options.seed, workers=options.workers
+        )
         open_corrupted(out, names, n=len(images))
     if absent:
         _say(f"Done: {out}")
