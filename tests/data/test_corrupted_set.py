@@ -89,7 +89,7 @@ if __name__ == "__main__":
 
 def test_killed_then_continued(tmp_path: Path, root: Path) -> None:
     def start(out: Path) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(root)}
+        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", SCRIPT, str(out)]
         return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 

@@ -1,0 +1,59 @@
+"""Images per second, on one core, of every corruption.
+
+    python -m benchmarks.corruptions
+
+Random 32x32 images in batches of 250; median, smallest and largest of several repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import machine
+from data.corruptions import ALL_CORRUPTIONS, corrupt
+
+BATCH = 250
+
+
+def rates(name: str, images: torch.Tensor, seconds: float) -> list[float]:
+    """Images per second, repeated for about `seconds` and at least 3 times, all severities."""
+    corrupt(images[:2], name, 5)
+    found: list[float] = []
+    while len(found) < 3 or sum(5 * BATCH / rate for rate in found) < seconds:
+        start = time.perf_counter()
+        for severity in range(1, 6):
+            corrupt(images, name, severity, seed=len(found))
+        found.append(5 * BATCH / (time.perf_counter() - start))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each corruption")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark_corruptions.md"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    lines = ["| corruption | images/s, median | smallest | largest |", "| --- | --- | --- | --- |"]
+    for name in ALL_CORRUPTIONS:
+        found = rates(name, images, options.seconds)
+        cells = (statistics.median(found), min(found), max(found))
+        lines.append(f"| {name} | " + " | ".join(f"{value:,.0f}" for value in cells) + " |")
+        print(lines[-1], flush=True)
+    text = (
+        "# Corruptions: images per second on one core\n\n" + "\n".join(lines) + "\n\n"
+        f"32x32 images in batches of {BATCH}, mean of the five severities; one thread of "
+        f"{machine()}. Made by `python -m benchmarks.corruptions`.\n"
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
