@@ -10,137 +10,84 @@ Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its relea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnsn import CNSNSpec, crossnorm_active, insert
-from cnsn.insert import crossnorm_sites
+from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from data.corruptions import CORRUPTIONS
-from data.randomness import generator_for
+from tasks.base import CNSNModule, CrossNormTraining
 from tasks.metrics import GroupedErrors, mean_over_corruptions
-from tasks.optim import SGDSpec, build_sgd
+from tasks.optim import OptimizerSpec
 
-__all__ = ["Classification", "CrossNormTraining"]
-
-
-@dataclass(frozen=True)
-class CrossNormTraining:
-    """When CrossNorm acts during training.
-
-    Args:
-        p: probability that a step, on the whole batch, runs with CrossNorm.
-        k: how many of the network's CrossNorm sites are then active.
-        consistency: weight of the JSD between the clean view and two CrossNorm views; 0 replaces
-            the clean view by a CrossNorm view instead.
-    """
-
-    p: float = 0.5
-    k: int = 1
-    consistency: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.p <= 1.0:
-            raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
-        if self.k < 1:
-            raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
-        if self.consistency < 0:
-            raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
+__all__ = ["Classification"]
 
 
-class Classification(L.LightningModule):
+class Classification(CNSNModule):
     """Trains and tests a classifier.
 
     Args:
         network: an ordinary classifier of (B, 3, H, W) images.
         cnsn: the layers to insert.
         crossnorm: when CrossNorm acts.
-        optimizer: SGD and its schedule.
+        optimizer: the optimiser and its schedule.
+        weights: pretrained weights of the plain network: a torchvision weight name or a file; None
+            keeps its fresh ones.
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
     """
 
+    LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
+
     def __init__(
         self,
         network: nn.Module,
-        cnsn: CNSNSpec = CNSNSpec(),  # noqa: B008  # frozen
+        cnsn: CNSNSpec = CNSNSpec(),
         crossnorm: CrossNormTraining = CrossNormTraining(),
-        optimizer: SGDSpec = SGDSpec(),  # noqa: B008
+        optimizer: OptimizerSpec = OptimizerSpec(),
         *,
+        weights: str | None = None,
         channels_last: bool = False,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.network = insert(network, cnsn)
-        self.cnsn = cnsn
-        self.crossnorm = crossnorm
-        self.sgd = optimizer
-        self.seed = seed
-        sites = len(crossnorm_sites(self.network))
-        if cnsn.crossnorm and crossnorm.k > sites:
-            raise ValueError(
-                f"Expected `crossnorm.k` to be at most {sites}, the number of CrossNorm sites, "
-                f"but got {crossnorm.k}."
-            )
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.memory_format)
-        # Compiled in place, so that names in checkpoints stay as they are.
-        if compile:
-            self.network.compile()
+        super().__init__(
+            network,
+            cnsn,
+            crossnorm,
+            optimizer,
+            weights=weights,
+            channels_last=channels_last,
+            compile=compile,
+            seed=seed,
+        )
         self.errors: GroupedErrors | None = None
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of normalised images (B, 3, H, W)."""
-        return self.network(images.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images, label = batch["image"], batch["label"]
         # From the loader, which knows it exactly also after a resume in the middle of an epoch.
         step = batch["number"]
-        if not self._crossnorm_step(step):
+        if not self.crossnorm_step(step):
             loss = F.cross_entropy(self(images), label)
-            self._log_losses(loss=loss, ce=loss)
+            self.log_losses(loss=loss, ce=loss)
         elif self.crossnorm.consistency == 0:
-            loss = F.cross_entropy(self._crossnorm_view(images, step, 0), label)
-            self._log_losses(loss=loss, ce=loss)
+            loss = F.cross_entropy(self._crossnorm_logits(images, step, 0), label)
+            self.log_losses(loss=loss, ce=loss)
         else:
             clean = self(images)
-            views = [self._crossnorm_view(images, step, view) for view in (0, 1)]
+            views = [self._crossnorm_logits(images, step, view) for view in (0, 1)]
             ce = F.cross_entropy(clean, label)
             jsd = jsd_consistency([clean, *views])
             loss = ce + self.crossnorm.consistency * jsd
-            self._log_losses(loss=loss, ce=ce, jsd=jsd)
+            self.log_losses(loss=loss, ce=ce, jsd=jsd)
         return loss
 
-    def _crossnorm_step(self, step: int) -> bool:
-        if not self.cnsn.crossnorm:
-            return False
-        coin = torch.rand((), generator=generator_for(self.seed, "coin", step))
-        return bool(coin < self.crossnorm.p)
-
-    def _crossnorm_view(self, images: Tensor, step: int, view: int) -> Tensor:
-        """Logits under CrossNorm: all processes choose the same sites, each draws by itself."""
-        sites = generator_for(self.seed, "sites", step, view)
-        draws = generator_for(self.seed, "draws", step, view, self.global_rank)
-        with crossnorm_active(self.network, self.crossnorm.k, sites, draws=draws):
+    def _crossnorm_logits(self, images: Tensor, step: int, view: int) -> Tensor:
+        with self.crossnorm_view(step, view):
             return self(images)
-
-    def _log_losses(self, **losses: Tensor) -> None:
-        values = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(values, on_step=True, on_epoch=False)
-        self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
-
-    def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = build_sgd(self.parameters(), self.sgd, total)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     # Evaluation: one metric over all conditions; validation has the clean one alone.
 

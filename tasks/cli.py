@@ -31,8 +31,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from cnsn.checkpoint import key_report, read_state_dict
+from tasks.base import CNSNModule
 from tasks.results import append_result, environment
-from tasks.run_directory import RunDirectory, config_hash, recipe_of
+from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
 __all__ = ["TaskCLI", "expected_hash", "run"]
 
@@ -48,7 +49,8 @@ class TaskParser(LightningArgumentParser):
 class TaskCLI(LightningCLI):
     """See the module's docstring; `task` names the task's directory and results file."""
 
-    def __init__(self, model_class: type[L.LightningModule], task: str, args: Any = None) -> None:
+    def __init__(self, model_class: type[CNSNModule], task: str, args: Any = None) -> None:
+        self.task_class = model_class
         self.task = task
         self.started = time.monotonic()
         super().__init__(
@@ -78,9 +80,9 @@ class TaskCLI(LightningCLI):
         )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments(
-            "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
-        )
+        for source, target, when in self.task_class.LINKS:
+            parser.link_arguments(source, target, apply_on=when)
+        self.task_class.add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -177,10 +179,11 @@ class TaskCLI(LightningCLI):
         if self.subcommand != "fit":
             return []
         folder = str(self.directory.checkpoints)
+        monitor, mode = self.task_class.MONITOR
         options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
         callbacks: list[L.Callback] = [
             ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options),
-            ModelCheckpoint(filename="best", monitor="val/error", mode="min", **options),
+            ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **options),
         ]
         every = self.config[self.subcommand].save_every
         if every:
@@ -229,7 +232,7 @@ class TaskCLI(LightningCLI):
             "selection": "last epoch" if checkpoint.name == "last.ckpt" else checkpoint.stem,
             "finished": self.directory.finished() if own else None,
             **self.datamodule.describe(),
-            "recipe": _portable(self.recipe),
+            "recipe": portable(self.recipe),
             **model.metrics,
             "seconds": round(time.monotonic() - self.started, 1),
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -245,13 +248,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return value if isinstance(value, list) else [value]
-
-
-def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without paths of one machine: the data's fingerprint says which they were."""
-    data = recipe["data"]
-    options = {k: v for k, v in data.get("init_args", {}).items() if k != "root"}
-    return {**recipe, "data": {**data, "init_args": options}}
 
 
 def offline_without_key() -> None:
@@ -308,7 +304,7 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def run(model_class: type[L.LightningModule], task: str, args: list[str] | None = None) -> None:
+def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
     torch.set_float32_matmul_precision("high")
     _quiet()

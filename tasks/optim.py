@@ -3,42 +3,71 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["SGDSpec", "Schedule", "build_sgd", "schedule_factor"]
+__all__ = [
+    "Algorithm",
+    "OptimizerSpec",
+    "Schedule",
+    "build_optimizer",
+    "decay_groups",
+    "schedule_factor",
+]
 
-Schedule = Literal["cosine", "constant"]
+Algorithm = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "constant", "poly", "steps", "cosine_7_16"]
 
 
 @dataclass(frozen=True)
-class SGDSpec:
-    """Stochastic gradient descent with momentum.
+class OptimizerSpec:
+    """An optimiser and its schedule, which moves a little every step.
 
     Args:
+        algorithm: "sgd", with momentum, or "adam".
         lr: learning rate at the start.
-        momentum: in [0, 1).
+        momentum: of SGD, in [0, 1).
         nesterov: Nesterov's form of momentum.
-        weight_decay: on every parameter.
-        schedule: "cosine" falls to `final_lr` over the run, a little every step; "constant" stays.
-        final_lr: where the cosine ends.
+        weight_decay: added to the gradient as an L2 penalty.
+        decay_norm_and_bias: whether normalisation parameters and biases decay too.
+        head_lr_factor: on the learning rate of the parameters that the task calls its heads.
+        schedule: "cosine" falls to `final_lr` over the run; "cosine_7_16" is FixMatch's
+            cos(7 pi step / (16 steps)); "poly" is (1 - step / steps) ** `power`; "steps" divides
+            by 10 at every milestone; "constant" stays.
+        final_lr: where "cosine" ends.
+        power: of "poly".
+        milestones: of "steps", as fractions of the run in (0, 1), rising.
     """
 
+    algorithm: Algorithm = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    head_lr_factor: float = 1.0
     schedule: Schedule = "cosine"
     final_lr: float = 1e-6
+    power: float = 0.9
+    milestones: tuple[float, ...] = (1 / 3, 2 / 3)
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"Expected `lr` to be positive, but got {self.lr}.")
+        for name, value, choices in (
+            ("algorithm", self.algorithm, get_args(Algorithm)),
+            ("schedule", self.schedule, get_args(Schedule)),
+        ):
+            if value not in choices:
+                raise ValueError(f"Expected `{name}` to be one of {choices}, but got {value!r}.")
+        for name in ("lr", "head_lr_factor", "power"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"Expected `{name}` to be positive, but got {getattr(self, name)}."
+                )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` to be in [0, 1), but got {self.momentum}.")
         if self.weight_decay < 0:
@@ -49,32 +78,73 @@ class SGDSpec:
             raise ValueError(
                 f"Expected `final_lr` to be from 0 to `lr` ({self.lr}), but got {self.final_lr}."
             )
-        if self.schedule not in get_args(Schedule):
+        rising = list(self.milestones) == sorted(set(self.milestones))
+        if not rising or any(not 0 < m < 1 for m in self.milestones):
             raise ValueError(
-                f"Expected `schedule` to be one of {get_args(Schedule)}, but got {self.schedule!r}."
+                "Expected `milestones` to be rising fractions of the run, in (0, 1), but got "
+                f"{self.milestones}."
             )
 
 
-def schedule_factor(spec: SGDSpec, total_steps: int) -> Callable[[int], float]:
+def schedule_factor(spec: OptimizerSpec, total_steps: int) -> Callable[[int], float]:
     """The factor on the learning rate at each step, from 0 on."""
 
-    def cosine(step: int) -> float:
+    def factor(step: int) -> float:
         progress = min(step / max(total_steps, 1), 1.0)
-        low = spec.final_lr / spec.lr
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        if spec.schedule == "cosine":
+            low = spec.final_lr / spec.lr
+            return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        if spec.schedule == "cosine_7_16":
+            return math.cos(7 * math.pi * progress / 16)
+        if spec.schedule == "poly":
+            return (1 - progress) ** spec.power
+        if spec.schedule == "steps":
+            return 0.1 ** sum(progress >= milestone for milestone in spec.milestones)
+        return 1.0
 
-    return cosine if spec.schedule == "cosine" else lambda step: 1.0
+    return factor
 
 
-def build_sgd(
-    parameters: Iterable[nn.Parameter], spec: SGDSpec, total_steps: int
+def decay_groups(net: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
+    """The parameters of `net` that are trained, parted where not all of them decay.
+
+    Without `decay_norm_and_bias`, vectors (biases, and scale and shift of normalisations) and
+    SelfNorm's gates have no weight decay.
+    """
+    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    if spec.decay_norm_and_bias:
+        return [{"params": [p for _, p in trained]}]
+    gates = ("g_fc.weight", "f_fc.weight")
+    free = {name for name, p in trained if p.ndim < 2 or name.endswith(gates)}
+    decaying: dict[str, Any] = {"params": [p for name, p in trained if name not in free]}
+    others: dict[str, Any] = {
+        "params": [p for name, p in trained if name in free],
+        "weight_decay": 0.0,
+    }
+    return [group for group in (decaying, others) if group["params"]]
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | Sequence[dict[str, Any]],
+    spec: OptimizerSpec,
+    total_steps: int,
 ) -> tuple[Optimizer, LambdaLR]:
-    """The optimiser and its schedule, which is stepped after every optimiser step."""
-    optimizer = SGD(
-        parameters,
-        lr=spec.lr,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov and spec.momentum > 0,
-        weight_decay=spec.weight_decay,
-    )
+    """The optimiser and its schedule, which is stepped after every optimiser step.
+
+    Args:
+        parameters: parameters, or groups of them with options of their own.
+        spec: what was asked for.
+        total_steps: optimiser steps of the whole run.
+    """
+    optimizer: Optimizer
+    if spec.algorithm == "adam":
+        optimizer = Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+    else:
+        optimizer = SGD(
+            parameters,
+            lr=spec.lr,
+            momentum=spec.momentum,
+            nesterov=spec.nesterov and spec.momentum > 0,
+            weight_decay=spec.weight_decay,
+        )
     return optimizer, LambdaLR(optimizer, schedule_factor(spec, total_steps))

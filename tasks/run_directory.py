@@ -16,7 +16,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RunDirectory", "config_hash", "recipe_of"]
+__all__ = ["RunDirectory", "config_hash", "portable", "recipe_of"]
 
 Config = dict[str, Any]
 
@@ -41,6 +41,8 @@ NEUTRAL_TRAINER = {
     "model_registry",
     "enable_autolog_hparams",
 }
+# Options of the model that name a file, or something that is no file.
+MODEL_FILES = ("weights",)
 NEUTRAL_DATA = {"workers", "eval_batch_size", "corrupted", "corruptions"}
 
 
@@ -63,9 +65,33 @@ def recipe_of(config: Config, defaults: Config) -> Config:
         data.pop(key, None)
     for key in NEUTRAL_TRAINER:
         recipe["trainer"].pop(key, None)
-    if "root" in data:
-        data["root"] = str(Path(data["root"]).expanduser().resolve())
+    model = recipe["model"]
+    for options, names in ((data, locations(recipe["data"])), (model, MODEL_FILES)):
+        for name in names:
+            value = options.get(name)
+            # A weight's name is no path.
+            if isinstance(value, str) and (options is data or Path(value).expanduser().is_file()):
+                options[name] = str(Path(value).expanduser().resolve())
     return recipe
+
+
+def locations(data: Config) -> tuple[str, ...]:
+    """The options that are paths, as the data module's class names them."""
+    if "class_path" not in data:
+        return ("root",)
+    return tuple(getattr(_named(data["class_path"]), "LOCATIONS", ("root",)))
+
+
+def portable(recipe: Config) -> Config:
+    """The recipe without paths of one machine: the data's fingerprint says which they were."""
+    data = recipe["data"]
+    dropped = locations(data)
+    options = {k: v for k, v in data.get("init_args", {}).items() if k not in dropped}
+    model = {
+        k: Path(v).name if k in MODEL_FILES and isinstance(v, str) else v
+        for k, v in recipe["model"].items()
+    }
+    return {**recipe, "data": {**data, "init_args": options}, "model": model}
 
 
 def _asked(value: Any, default: Any) -> Any:

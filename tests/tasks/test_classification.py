@@ -9,9 +9,10 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
-from tasks.classification import Classification, CrossNormTraining
+from tasks.base import CrossNormTraining
+from tasks.classification import Classification
 from tasks.metrics import GroupedErrors, mean_over_corruptions
-from tasks.optim import SGDSpec, schedule_factor
+from tasks.optim import OptimizerSpec, schedule_factor
 
 
 def test_grouped_errors_equal_torchmetrics_group_by_group() -> None:
@@ -42,7 +43,7 @@ def test_mean_over_corruptions_refuses_a_partial_set() -> None:
 
 
 def test_cosine_ends_at_the_final_rate() -> None:
-    factor = schedule_factor(SGDSpec(lr=0.1, final_lr=1e-6), 200)
+    factor = schedule_factor(OptimizerSpec(lr=0.1, final_lr=1e-6), 200)
     rates = [0.1 * factor(step) for step in range(201)]
     expected = [1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * s / 200)) / 2 for s in range(201)]
     assert np.allclose(rates, expected)

@@ -1,0 +1,181 @@
+"""What every task shares: the layers inserted, CrossNorm's random steps, losses and optimiser.
+
+A task derives its LightningModule from :class:`CNSNModule` and writes its own loss and evaluation:
+
+    def training_step(self, batch, batch_idx):
+        step = batch["number"]
+        if self.crossnorm_step(step):
+            with self.crossnorm_view(step):
+                ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from cnsn import CNSNSpec, crossnorm_active, insert
+from cnsn.insert import crossnorm_sites
+from data.randomness import generator_for
+from tasks.optim import OptimizerSpec, build_optimizer, decay_groups
+
+__all__ = ["CNSNModule", "CrossNormTraining"]
+
+
+@dataclass(frozen=True)
+class CrossNormTraining:
+    """When CrossNorm acts during training.
+
+    Args:
+        p: probability that a step, on the whole batch, runs with CrossNorm.
+        k: how many of the network's CrossNorm sites are then active.
+        consistency: weight of the JSD between the clean view and two CrossNorm views, in tasks
+            that have one; 0 replaces the clean view by a CrossNorm view instead.
+    """
+
+    p: float = 0.5
+    k: int = 1
+    consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.p <= 1.0:
+            raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
+        if self.k < 1:
+            raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
+        if self.consistency < 0:
+            raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
+
+
+class CNSNModule(L.LightningModule):
+    """Base of the tasks' modules.
+
+    Args:
+        network: an ordinary network.
+        cnsn: the layers to insert.
+        crossnorm: when CrossNorm acts.
+        optimizer: the optimiser and its schedule.
+        weights: pretrained weights of the plain network: a torchvision weight name or a file; None
+            keeps its fresh ones.
+        channels_last: memory format of the network.
+        compile: run the network through torch.compile.
+        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+
+    Attributes:
+        MONITOR: the logged value, and its better direction, that the checkpoint `best` follows.
+        LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
+        HEADS: prefixes, in the network, of its output layers.
+        metrics: set by the end of a test; becomes part of the result line.
+    """
+
+    MONITOR: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/error", "min")
+    LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
+    HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
+    metrics: dict[str, Any]
+
+    def __init__(
+        self,
+        network: nn.Module,
+        cnsn: CNSNSpec,
+        crossnorm: CrossNormTraining,
+        optimizer: OptimizerSpec,
+        *,
+        weights: str | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if weights is not None:
+            self.load_pretrained(network, weights)
+        self.network = insert(network, cnsn)
+        self.cnsn = cnsn
+        self.crossnorm = crossnorm
+        self.optimizer_spec = optimizer
+        self.seed = seed
+        sites = len(crossnorm_sites(self.network))
+        if cnsn.crossnorm and crossnorm.k > sites:
+            raise ValueError(
+                f"Expected `crossnorm.k` to be at most {sites}, the number of CrossNorm sites, "
+                f"but got {crossnorm.k}."
+            )
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        # Compiled in place, so that names in checkpoints stay as they are.
+        if compile:
+            self.network.compile()
+
+    @staticmethod
+    def add_arguments(parser: Any) -> None:
+        """Add options of a task's own to its command line."""
+
+    def load_pretrained(self, network: nn.Module, weights: str) -> None:
+        """Load `weights` into the plain network; a task may know other kinds of weights."""
+        from tasks.weights import load_weights
+
+        load_weights(network, weights, heads=self.HEADS)
+
+    def forward(self, inputs: Tensor) -> Any:
+        """What the network makes of (B, C, H, W) inputs."""
+        return self.network(inputs.contiguous(memory_format=self.memory_format))
+
+    def crossnorm_step(self, step: int) -> bool:
+        """Whether CrossNorm acts in this step: with probability p, the same on all processes."""
+        if not self.cnsn.crossnorm:
+            return False
+        coin = torch.rand((), generator=generator_for(self.seed, "coin", step))
+        return bool(coin < self.crossnorm.p)
+
+    @contextmanager
+    def crossnorm_view(
+        self, step: int, view: int = 0, *, partner: Tensor | None = None
+    ) -> Iterator[None]:
+        """Within it, k sites are active: all processes choose the same, each draws by itself.
+
+        Args:
+            step: the batch's number.
+            view: of several views in one step, each with sites and draws of its own.
+            partner: see :class:`cnsn.CrossNorm`.
+        """
+        sites = generator_for(self.seed, "sites", step, view)
+        draws = generator_for(self.seed, "draws", step, view, self.global_rank)
+        with crossnorm_active(self.network, self.crossnorm.k, sites, draws=draws, partner=partner):
+            yield
+
+    def log_losses(self, **losses: Tensor) -> None:
+        """Log each as ``train/<name>``; `loss` also stands in the progress bar."""
+        values = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(values, on_step=True, on_epoch=False)
+        self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network's trained parameters, by weight decay and learning rate."""
+        groups = decay_groups(self.network, self.optimizer_spec)
+        factor = self.optimizer_spec.head_lr_factor
+        if factor == 1:
+            return groups
+        named = self.network.named_parameters()
+        heads = {id(p) for name, p in named if name.startswith(self.HEADS)}
+        parted = []
+        for group in groups:
+            for is_head in (False, True):
+                own = [p for p in group["params"] if (id(p) in heads) == is_head]
+                rate = {"lr": factor * self.optimizer_spec.lr} if is_head else {}
+                if own:
+                    parted.append({**group, **rate, "params": own})
+        return parted
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = build_optimizer(self.parameter_groups(), self.optimizer_spec, total)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def print_report(self, record: dict[str, Any]) -> None:
+        """Print a test's summary; tasks with more to show print a table."""
+        for name, value in record["summary"].items():
+            print(f"{name}: {value:.4g}")
