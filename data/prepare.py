@@ -2,8 +2,8 @@
 
 A published set is downloaded (an interrupted download is continued), compared with its published
 size and checksum, and unpacked so that a folder appears only when it is complete. A finished one
-is left as it is. To add a set, add one entry to `SETS`: a `Published` one for files that others
-host, a `Made` one for data that are computed here.
+is left as it is. Sets are described in modules of their own (`data.cifar_sets`, ...) and gathered
+in `SETS`: a `Published` one for files that others host, a `Made` one for data computed here.
 """
 
 from __future__ import annotations
@@ -11,93 +11,36 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
-from filelock import FileLock, Timeout
-
+from data import cifar_sets
 from data.archives import (
     ArchiveError,
     DownloadError,
-    difference,
     download,
     format_bytes,
     remove_leftovers,
     unpack,
 )
-from data.cifar import SETS as LAYOUTS
-from data.cifar import CIFARName, folder_of, read_cifar
+from data.catalogue import (
+    Made,
+    Published,
+    RemoteFile,
+    folder_path,
+    natural,
+    only_one,
+    require_writable,
+    say,
+)
 from data.errors import DataNotFoundError
 
-__all__ = ["SETS", "Made", "Published", "RemoteFile", "main"]
+__all__ = ["SETS", "main"]
 
 _MARGIN = 1.1  # unpacked bytes may exceed the expected ones by this factor, for folders and headers
 
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteFile:
-    """One file of a published set.
-
-    Attributes:
-        url: https address.
-        size: bytes.
-        md5, sha256: as published, in hexadecimal; at least one, or `--mirror` is refused.
-        folder: the folder below the root that it is unpacked into; None keeps it as it is.
-        unpacked: bytes that the folder takes.
-    """
-
-    url: str
-    size: int
-    md5: str | None = None
-    sha256: str | None = None
-    folder: str | None = None
-    unpacked: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.url.partition("?")[0].rpartition("/")[2]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A set that others host.
-
-    Attributes:
-        title: what it is called.
-        about: one line of help: what it is, who made it.
-        files: what is downloaded.
-        missing: given the root, what is not as published there, in words; "" when all is.
-        by_hand: how a person fetches the files, for hosts that forbid doing it automatically.
-    """
-
-    title: str
-    about: str
-    files: tuple[RemoteFile, ...]
-    missing: Callable[[Path], str]
-    by_hand: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """Data computed here: `add_options` declares its options, `make` does the work."""
-
-    title: str
-    about: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    make: Callable[[argparse.Namespace], None]
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-# ------------------------------------------------------------------------------- published files
+SETS: dict[str, Published | Made] = {**cifar_sets.SETS}
 
 
 def _fetch(entry: Published, options: argparse.Namespace) -> None:
@@ -105,16 +48,16 @@ def _fetch(entry: Published, options: argparse.Namespace) -> None:
     root: Path = options.root
     problem = entry.missing(root)
     if not problem:
-        _say(f"{entry.title} is complete in {root}: nothing to do.")
+        say(f"{entry.title} is complete in {root}: nothing to do.")
         return
     _absent_files(entry, root, problem)
-    _require_writable(root, "choose another --root")
-    with _only_one(root / ".prepare.lock"):
+    require_writable(root, "choose another --root")
+    with only_one(root / ".prepare.lock"):
         problem = entry.missing(root)
         if not problem:
-            _say(f"{entry.title} is complete in {root} now: another process has finished it.")
+            say(f"{entry.title} is complete in {root} now: another process has finished it.")
             return
-        _say(f"{entry.title}: {entry.about}")
+        say(f"{entry.title}: {entry.about}")
         remove_leftovers(root)
         files = _absent_files(entry, root, problem)
         _require_space(root, files)
@@ -123,7 +66,7 @@ def _fetch(entry: Published, options: argparse.Namespace) -> None:
         problem = entry.missing(root)
     if problem:
         raise DataNotFoundError(f"{entry.title} is still not complete in {root}: {problem}.")
-    _say(f"Done: {entry.title} is complete in {root}.")
+    say(f"Done: {entry.title} is complete in {root}.")
 
 
 def _absent_files(entry: Published, root: Path, problem: str) -> list[RemoteFile]:
@@ -149,11 +92,11 @@ def _fetch_file(entry: Published, file: RemoteFile, options: argparse.Namespace)
             "without --mirror."
         )
     if archive.exists():
-        _say(f"  {archive} is there: checking it")
+        say(f"  {archive} is there: checking it")
     else:
         part = archive.with_name(file.name + ".part")
         verb = "continuing" if part.exists() else "downloading"
-        _say(f"  {verb} {url} ({format_bytes(file.size)})")
+        say(f"  {verb} {url} ({format_bytes(file.size)})")
     download(
         url,
         archive,
@@ -165,10 +108,10 @@ def _fetch_file(entry: Published, file: RemoteFile, options: argparse.Namespace)
         allow_local_http=options.allow_local_http,
     )
     if file.folder is not None:
-        _say(f"  unpacking {file.name} ({format_bytes(file.unpacked)}) into {root / file.folder}")
+        say(f"  unpacking {file.name} ({format_bytes(file.unpacked)}) into {root / file.folder}")
         limit = int(file.unpacked * _MARGIN) + (1 << 20)
         unpack(archive, root, folder=file.folder, max_bytes=limit)
-        _say(f"  {archive} is not needed any more and may be deleted")
+        say(f"  {archive} is not needed any more and may be deleted")
 
 
 def _require_space(root: Path, files: Sequence[RemoteFile]) -> None:
@@ -186,232 +129,6 @@ def _require_space(root: Path, files: Sequence[RemoteFile]) -> None:
         )
 
 
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold the lock `path`; wait, and say so, while another process holds it.
-
-    filelock (which torch depends on) rather than a file of our own: the system frees its lock
-    when a process dies, on every platform.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _say(f"Another preparation holds {path}: waiting until it has finished.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-# ------------------------------------------------------------------------------ what is complete
-
-
-def _missing_cifar(name: CIFARName, root: Path) -> str:
-    layout = LAYOUTS[name]
-    for file, md5 in (layout.train | layout.test).items():
-        problem = difference(root / layout.folder / file, md5=md5)
-        if problem:
-            return f"{root / layout.folder / file}: {problem}"
-    return ""
-
-
-def _missing_corrupted(folder: str, count: int, root: Path) -> str:
-    from data.corrupted_set import open_corrupted
-    from data.corruptions import ALL_CORRUPTIONS
-
-    try:
-        open_corrupted(root / folder, ALL_CORRUPTIONS, n=count)
-    except (OSError, ValueError) as error:
-        return str(error).rstrip(".")
-    return ""
-
-
-# --------------------------------------------------------------------------------- corrupted sets
-
-
-def _corrupt_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out",
-        type=_folder,
-        help='folder to make; default: beside the root, its name with "-C" after it',
-    )
-    parser.add_argument(
-        "--name",
-        choices=("cifar10", "cifar100"),
-        help="which set, where the root holds both",
-    )
-    parser.add_argument("--seed", type=_natural, default=0, help="of everything random (0)")
-    parser.add_argument("--workers", type=_positive, help="cores to use; default: all of them")
-    parser.add_argument(
-        "--corruptions", nargs="+", metavar="NAME", help="only these; default: all 19"
-    )
-
-
-def _corrupt(options: argparse.Namespace) -> None:
-    """Make <corruption>.npy and labels.npy from the test images of a CIFAR-layout root."""
-    # torch only where it is needed: the rest of this command answers at once
-    from data.corrupted_set import open_corrupted, write_corrupted
-    from data.corruptions import ALL_CORRUPTIONS
-
-    names = tuple(dict.fromkeys(options.corruptions or ALL_CORRUPTIONS))
-    unknown = [name for name in names if name not in ALL_CORRUPTIONS]
-    if unknown:
-        raise ValueError(
-            f"Expected --corruptions to be among {', '.join(ALL_CORRUPTIONS)}, but got "
-            f"{', '.join(unknown)}."
-        )
-    name, out = _which_cifar(options)
-    images, labels = read_cifar(options.root, name, train=False)
-    with _only_one(out.with_name(f".{out.name}.lock")):
-        absent = [name for name in names if not (out / f"{name}.npy").exists()]
-        if absent:
-            _say(
-                f"Corrupting the {len(images)} test images of {options.root}: {len(absent)} of "
-                f"{len(names)} corruptions at 5 severities, seed {options.seed}, "
-                f"{format_bytes(5 * images.nbytes * len(absent))}, into {out}"
-            )
-        # Also where nothing is to do: it refuses a folder made from other images or another seed.
-        write_corrupted(
-            images, labels, out, corruptions=names, seed=options.seed, workers=options.workers
-        )
-        open_corrupted(out, names, n=len(images))
-    if absent:
-        _say(f"Done: {out}")
-
-
-def _which_cifar(options: argparse.Namespace) -> tuple[CIFARName, Path]:
-    """Which set the root holds, and where its corrupted images go."""
-    root: Path = options.root
-    found: list[CIFARName] = []
-    for candidate in get_args(CIFARName):
-        with suppress(DataNotFoundError):
-            folder_of(root, candidate)
-            found.append(candidate)
-    name: CIFARName = options.name or (found[0] if found else "cifar10")
-    if name not in found:
-        folder_of(root, name)  # raises the error that says what was expected
-    if len(found) > 1 and not (options.name and options.out):
-        raise ValueError(
-            f"{root} holds {' and '.join(found)}: say which by --name, and by --out where its "
-            "corrupted images go."
-        )
-    out: Path = options.out or root.with_name(root.name + "-C")
-    _require_writable(out, "choose another folder by --out")
-    return name, out
-
-
-def _require_writable(folder: Path, remedy: str) -> None:
-    """Refuse a folder that is read-only, or would have to be made in one that is."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    # The mode as well: the superuser may write everywhere, but was not meant to.
-    meant = there.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    if not (there.is_dir() and meant and os.access(there, os.W_OK)):
-        raise PermissionError(f"{there} is not a folder that may be written to: {remedy}.")
-
-
-# -------------------------------------------------------------------------------------- the sets
-
-_CIFAR = "https://www.cs.toronto.edu/~kriz/"
-_ZENODO = "https://zenodo.org/records/"
-
-SETS: dict[str, Published | Made] = {
-    # MD5: https://www.cs.toronto.edu/~kriz/cifar.html. Sizes and SHA-256 are not given there;
-    # they are those that Keras' and torchdata's loaders and download logs agree on.
-    "cifar10": Published(
-        title="CIFAR-10",
-        about="60,000 colour images of 32x32 in 10 classes (Krizhevsky 2009)",
-        files=(
-            RemoteFile(
-                url=_CIFAR + "cifar-10-python.tar.gz",
-                size=170_498_071,
-                md5="c58f30108f718f92721af3b95e74349a",
-                sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-                folder="cifar-10-batches-py",
-                unpacked=186_400_000,
-            ),
-        ),
-        missing=partial(_missing_cifar, "cifar10"),
-    ),
-    "cifar100": Published(
-        title="CIFAR-100",
-        about="60,000 colour images of 32x32 in 100 classes (Krizhevsky 2009)",
-        files=(
-            RemoteFile(
-                url=_CIFAR + "cifar-100-python.tar.gz",
-                size=169_001_437,
-                md5="eb9058c3a382ffc7106e4002c42a8d85",
-                sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-                folder="cifar-100-python",
-                unpacked=186_400_000,
-            ),
-        ),
-        missing=partial(_missing_cifar, "cifar100"),
-    ),
-    # MD5 and size: the Zenodo record, https://zenodo.org/records/2535967. SHA-256:
-    # tensorflow_datasets/url_checksums/cifar10_corrupted.txt in tensorflow/datasets.
-    "cifar10c": Published(
-        title="CIFAR-10-C",
-        about="CIFAR-10's test images under 19 corruptions (Hendrycks & Dietterich 2019)",
-        files=(
-            RemoteFile(
-                url=_ZENODO + "2535967/files/CIFAR-10-C.tar",
-                size=2_918_471_680,
-                md5="56bf5dcef84df0e2308c6dcbcbbd8499",
-                sha256="c72763e101c723b7c507b96205f7e938912a5d587376173b825850cf3cb876a7",
-                folder="CIFAR-10-C",
-                unpacked=2_918_471_680,
-            ),
-        ),
-        missing=partial(_missing_corrupted, "CIFAR-10-C", 10_000),
-    ),
-    # MD5 and size: the Zenodo record, https://zenodo.org/records/3555552. No SHA-256 is published.
-    "cifar100c": Published(
-        title="CIFAR-100-C",
-        about="CIFAR-100's test images under 19 corruptions (Hendrycks & Dietterich 2019)",
-        files=(
-            RemoteFile(
-                url=_ZENODO + "3555552/files/CIFAR-100-C.tar",
-                size=2_918_473_216,
-                md5="11f0ed0f1191edbf9fa23466ae6021d3",
-                folder="CIFAR-100-C",
-                unpacked=2_918_473_216,
-            ),
-        ),
-        missing=partial(_missing_corrupted, "CIFAR-100-C", 10_000),
-    ),
-    "corrupt": Made(
-        title="corrupted test images",
-        about="make the 19 corruptions of the test images of any root in CIFAR's layout",
-        add_options=_corrupt_options,
-        make=_corrupt,
-    ),
-}
-
-
-# ---------------------------------------------------------------------------------- command line
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser().absolute()
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, but got {text}")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, but got {text}")
-    return number
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data.prepare",
@@ -424,7 +141,11 @@ def _parser() -> argparse.ArgumentParser:
         about = entry.about + (f"; {format_bytes(size)}" if size else "")
         command = commands.add_parser(name, help=about, description=_describe(entry))
         command.add_argument(
-            "--root", type=_folder, required=True, metavar="DIR", help="folder that holds the data"
+            "--root",
+            type=folder_path,
+            required=True,
+            metavar="DIR",
+            help="folder that holds the data",
         )
         command.add_argument("--traceback", action="store_true", help="show where an error arose")
         if isinstance(entry, Published):
@@ -458,7 +179,7 @@ def _download_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=30.0, help="seconds that a server may be silent (30)"
     )
-    parser.add_argument("--retries", type=_natural, default=5, help="attempts after a failure (5)")
+    parser.add_argument("--retries", type=natural, default=5, help="attempts after a failure (5)")
 
 
 def main(arguments: Sequence[str] | None = None, *, allow_local_http: bool = False) -> int:

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import prepare
+from data import cifar_sets, prepare
 from data.archives import difference
+from data.catalogue import Made, Published, RemoteFile
 from data.cifar import CIFARName, read_cifar
-from data.prepare import Made, Published, RemoteFile, main
+from data.prepare import main
 from tests.fakes import write_cifar
 
 ROOT = Path(__file__).parents[2]
@@ -507,7 +508,7 @@ def test_the_published_cifar_is_recognised_by_its_checksums(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_cifar(tmp_path, name=name, n=6)
-    layout = prepare.LAYOUTS[name]
+    layout = cifar_sets.LAYOUTS[name]
     parts = {
         part: {
             file: hashlib.md5((tmp_path / layout.folder / file).read_bytes()).hexdigest()
@@ -515,7 +516,7 @@ def test_the_published_cifar_is_recognised_by_its_checksums(
         }
         for part in ("train", "test")
     }
-    monkeypatch.setitem(prepare.LAYOUTS, name, layout._replace(**parts))
+    monkeypatch.setitem(cifar_sets.LAYOUTS, name, layout._replace(**parts))
     assert main([name, "--root", str(tmp_path)]) == 0
     assert "nothing to do" in capsys.readouterr().out
     next((tmp_path / layout.folder).iterdir()).unlink()
@@ -533,7 +534,7 @@ def write_arrays(folder: Path, count: int = 2) -> None:
 
 
 def test_corrupted_set_is_complete_with_all_arrays(tmp_path: Path) -> None:
-    complete = partial(prepare._missing_corrupted, "CIFAR-10-C", 2)
+    complete = partial(cifar_sets._missing_corrupted, "CIFAR-10-C", 2)
     assert complete(tmp_path)
     write_arrays(tmp_path / "CIFAR-10-C")
     assert complete(tmp_path) == ""

@@ -1,0 +1,132 @@
+"""What `data.prepare` can fetch or make: how a set is described, and what all of them share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+__all__ = [
+    "ZENODO",
+    "Made",
+    "Published",
+    "RemoteFile",
+    "folder_path",
+    "natural",
+    "only_one",
+    "positive",
+    "require_writable",
+    "say",
+]
+
+ZENODO = "https://zenodo.org/records/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file of a published set.
+
+    Attributes:
+        url: https address.
+        size: bytes.
+        md5, sha256: as published, in hexadecimal; at least one, or `--mirror` is refused.
+        folder: the folder below the root that it is unpacked into; None keeps it as it is.
+        unpacked: bytes that the folder takes.
+    """
+
+    url: str
+    size: int
+    md5: str | None = None
+    sha256: str | None = None
+    folder: str | None = None
+    unpacked: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.url.partition("?")[0].rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A set that others host.
+
+    Attributes:
+        title: what it is called.
+        about: one line of help: what it is, who made it.
+        files: what is downloaded.
+        missing: given the root, what is not as published there, in words; "" when all is.
+        by_hand: how a person fetches the files, for hosts that forbid doing it automatically.
+    """
+
+    title: str
+    about: str
+    files: tuple[RemoteFile, ...]
+    missing: Callable[[Path], str]
+    by_hand: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Data computed here: `add_options` declares its options, `make` does the work."""
+
+    title: str
+    about: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    make: Callable[[argparse.Namespace], None]
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the lock `path`; wait, and say so, while another process holds it.
+
+    filelock (which torch depends on) rather than a file of our own: the system frees its lock
+    when a process dies, on every platform.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Another preparation holds {path}: waiting until it has finished.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_writable(folder: Path, remedy: str) -> None:
+    """Refuse a folder that is read-only, or would have to be made in one that is."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    # The mode as well: the superuser may write everywhere, but was not meant to.
+    meant = there.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    if not (there.is_dir() and meant and os.access(there, os.W_OK)):
+        raise PermissionError(f"{there} is not a folder that may be written to: {remedy}.")
+
+
+def folder_path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, but got {text}")
+    return number
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, but got {text}")
+    return number
