@@ -17,11 +17,10 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tasks.table_spec import Row, Table
 
 ROOT = Path(__file__).resolve().parent
 # The paper's tables, and ours on data that are not the paper's.
@@ -32,48 +31,14 @@ TABLES = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """A method of a table: the options that make it, and what others measured."""
-
-    name: str
-    network: str
-    options: dict[str, Any] = field(default_factory=dict)
-    reported: float | None = None
-    independent: float | None = None
-    independent_per_corruption: list[float] | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper, or of ours."""
-
-    key: str
-    title: str
-    dataset: str
-    task: str
-    configs: list[str]
-    rows: list[Row]
-
-    @staticmethod
-    def load(key: str) -> Table:
-        content = yaml.safe_load(TABLES[key].read_text())
-        rows = [Row(**row) for row in content.pop("rows")]
-        return Table(key=key, rows=rows, **content)
-
-
-def run_name(table: Table, row: Row) -> str:
-    return f"{table.key}/{row.network}/{row.name}".replace(" ", "_")
-
-
 def commands(table: Table, row: Row, seed: int, args: argparse.Namespace) -> list[list[str]]:
     """The `fit` and the `test` of one run."""
     overrides = dict(row.options)
     if args.root:
         overrides["data.root"] = args.root
-    shared = [f"--config={config}" for config in (*table.configs, *args.config)]
+    shared = [f"--config={config}" for config in (*table.configs, *row.configs, *args.config)]
     shared += [f"--{key}={value}" for key, value in overrides.items()]
-    shared += [f"--seed_everything={seed}", f"--name={run_name(table, row)}"]
+    shared += [f"--seed_everything={seed}", f"--name={table.run_name(row)}"]
     shared += [f"--runs={args.runs}", f"--results={args.results}", *args.options]
     return [
         [sys.executable, "-m", f"tasks.{table.task}", action, *shared] for action in ("fit", "test")
@@ -88,7 +53,7 @@ def run_missing(table: Table, args: argparse.Namespace) -> list[str]:
     for seed, row in jobs:
         fit, test = commands(table, row, seed, args)
         state = _state(table, seed, fit, Path(args.results))
-        title = f"{run_name(table, row)}, seed {seed}"
+        title = f"{table.run_name(row)}, seed {seed}"
         if state == "refused":
             failed.append(title)
         elif state == "done":
@@ -153,7 +118,7 @@ def main() -> None:
         help="everything after it goes to the task's command line",
     )
     args = parser.parse_args()
-    table = Table.load(args.table)
+    table = Table.load(TABLES[args.table])
     if args.jobs < 1 or args.seeds < 1:
         parser.error("expected --jobs and --seeds to be at least 1")
     if args.rows and (unknown := set(args.rows) - {row.name for row in table.rows}):

@@ -6,47 +6,63 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tasks.tables import TableLike, _corruption_means
+from tasks.table_spec import Table
+from tasks.tables import breakdown_of
 
-__all__ = ["errors_by_corruption"]
+__all__ = ["bars_by_part"]
 
-# Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
-COLOURS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00")
+# Colours that stay apart for colour-blind readers (Okabe & Ito 2008), then others.
+COLOURS = (
+    "#999999",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#CC79A7",
+    "#0072B2",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+    "#8C6D46",
+)
 
 
-def errors_by_corruption(
-    table: TableLike, runs: dict[str, list[dict[str, Any]]], path: Path
-) -> Path:
-    """Bars of the mean error by corruption and method; whiskers are one standard deviation."""
+def bars_by_part(table: Table, runs: dict[str, list[dict[str, Any]]], path: Path) -> Path:
+    """Bars of the metric by part and method; whiskers are one standard deviation over seeds.
+
+    A part is a corruption, a class, or whatever a value of `table` is the mean of.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [row for row in table.rows if runs.get(f"{row.network}/{row.name}")]
-    first = runs[f"{rows[0].network}/{rows[0].name}"][0]
-    names = ["clean", *first["corruptions"]]
+    rows = [row for row in table.rows if any(breakdown_of(r) for r in runs.get(row.key, []))]
+    parts = {row.key: [breakdown_of(r) for r in runs[row.key]] for row in rows}
+    names = list(dict.fromkeys(n for found in parts.values() for part in found for n in part))
     figure, axis = plt.subplots(figsize=(max(8, 0.9 * len(names)), 4.2), layout="constrained")
     width = 0.8 / len(rows)
     for i, row in enumerate(rows):
-        records = runs[f"{row.network}/{row.name}"]
-        values = [_corruption_means(records, name) for name in names]
+        found = parts[row.key]
+        values = [[table.scale * part[n] for part in found if n in part] for n in names]
         axis.bar(
             [x + (i - (len(rows) - 1) / 2) * width for x in range(len(names))],
-            [statistics.mean(v) for v in values],
+            [statistics.mean(v) if v else 0.0 for v in values],
             width,
             yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in values],
             color=COLOURS[i % len(COLOURS)],
             error_kw={"elinewidth": 0.8},
-            label=f"{row.name} (n={len(records)})",
+            label=f"{' '.join(filter(None, (row.setting, row.name)))} (n={len(found)})",
         )
-    labels = [name.replace("_", "\n") for name in names]
-    axis.set_xticks(range(len(names)), labels, fontsize=8)
-    axis.set_ylabel("error in %, mean over severities")
-    axis.set_title(f"{first['dataset']}, {rows[0].network}", fontsize=10, pad=26)
+    axis.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names], fontsize=8)
+    axis.set_ylabel(table.title.partition(": ")[2].partition(",")[0] or table.columns[table.metric])
+    dataset = runs[rows[0].key][0]["dataset"]
+    networks = ", ".join(dict.fromkeys(row.network for row in rows))
+    columns = min(len(rows), 6)
+    lines = -(-len(rows) // columns)
+    axis.set_title(f"{dataset}, {networks}", fontsize=10, pad=10 + 16 * lines)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(
-        frameon=False, fontsize=8, ncols=len(rows), loc="lower center", bbox_to_anchor=(0.5, 1.0)
+        frameon=False, fontsize=8, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0)
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)

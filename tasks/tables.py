@@ -8,41 +8,19 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tasks.results import read_results
+from tasks.table_spec import Row, Table
 
-__all__ = ["collect", "render", "write_tables"]
+__all__ = ["breakdown_of", "collect", "render", "write_tables"]
 
 Record = dict[str, Any]
+# The records of each row, by the row's key.
+Runs = dict[str, list[Record]]
+Lines = list[list[str]]
 NOT_AVAILABLE = "not available"
 NOT_RUN = "not run"
-
-
-class RowLike(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def network(self) -> str: ...
-    @property
-    def reported(self) -> float | None: ...
-    @property
-    def independent(self) -> float | None: ...
-    @property
-    def independent_per_corruption(self) -> list[float] | None: ...
-
-
-class TableLike(Protocol):
-    @property
-    def key(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def rows(self) -> Sequence[RowLike]: ...
 
 
 def _recipe_key(record: Record) -> str:
@@ -58,19 +36,18 @@ def without_seeds(value: Any) -> Any:
     return value
 
 
-def collect(table: TableLike, results: Path) -> dict[str, dict[str, list[Record]]]:
+def collect(table: Table, results: Path) -> dict[str, Runs]:
     """Records by data set and row: one for each seed, of the row's newest recipe.
 
     Lines of an older recipe, and all but the newest line of a seed, are left out.
     """
-    names = {f"{table.key}/{row.network}/{row.name}".replace(" ", "_"): row for row in table.rows}
-    found: dict[str, dict[str, list[Record]]] = {}
+    keys = {table.run_name(row): row.key for row in table.rows}
+    found: dict[str, Runs] = {}
     for record in read_results(results / f"{table.task}.jsonl"):
-        row = names.get(record.get("name", ""))
-        complete = {"dataset", "summary", "seed", "conditions"} <= record.keys()
-        if row is not None and complete and record.get("selection") == "last epoch":
-            rows = found.setdefault(record["dataset"], {})
-            rows.setdefault(f"{row.network}/{row.name}", []).append(record)
+        key = keys.get(record.get("name", ""))
+        complete = {"dataset", "summary", "seed"} <= record.keys()
+        if key is not None and complete and record.get("selection") == "last epoch":
+            found.setdefault(record["dataset"], {}).setdefault(key, []).append(record)
     for rows in found.values():
         for key, records in rows.items():
             newest = _recipe_key(records[-1])
@@ -81,83 +58,118 @@ def collect(table: TableLike, results: Path) -> dict[str, dict[str, list[Record]
 
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds; the value alone where there is one seed."""
+    if not values:
+        return NOT_RUN
     if len(values) < 2:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def _percent(records: list[Record], key: str) -> str:
-    values = [100 * r["summary"][key] for r in records if key in r["summary"]]
-    return spread(values) if values else NOT_RUN
+def _values(table: Table, records: Sequence[Record], key: str) -> list[float]:
+    return [table.scale * r["summary"][key] for r in records if key in r["summary"]]
 
 
-def _corruption_means(records: list[Record], corruption: str) -> list[float]:
-    means = []
-    for record in records:
-        errors = [c["error"] for c in record["conditions"] if c["corruption"] == corruption]
-        if errors:
-            means.append(100 * sum(errors) / len(errors))
-    return means
+def breakdown_of(record: Record) -> dict[str, float]:
+    """A record's main value by its parts: mean error of each corruption, or what the task names."""
+    if "breakdown" in record:
+        return dict(record["breakdown"])
+    errors: dict[str, list[float]] = {}
+    for condition in record.get("conditions", []):
+        errors.setdefault(condition["corruption"], []).append(condition["error"])
+    return {name: statistics.mean(values) for name, values in errors.items()}
 
 
 def _cell(value: float | None) -> str:
     return NOT_AVAILABLE if value is None else f"{value:.1f}"
 
 
-def main_rows(table: TableLike, runs: dict[str, list[Record]], paper: bool) -> list[list[str]]:
+def main_lines(table: Table, runs: Runs, paper: bool) -> Lines:
     """Header and one line a row; the reported columns stand in the paper's table alone."""
-    header = ["network", "method", "clean error", "mean corruption error"]
-    header += ["clean ECE", "corrupted ECE", "seeds"]
+    settings = any(row.setting for row in table.rows)
+    header = ["network", *([table.setting] if settings else []), "method", *table.columns.values()]
+    header += ["seeds"]
     header += ["reported", "independent", "ours - reported"] if paper else []
     lines = [header]
     for row in table.rows:
-        records = runs.get(f"{row.network}/{row.name}", [])
-        measured = (
-            [_percent(records, key) for key in ("error", "mce", "ece", "corrupted_ece")]
-            if records
-            else [NOT_RUN] * 4
-        )
-        line = [row.network, row.name, *measured, str(len(records))]
+        records = runs.get(row.key, [])
+        line = [row.network, *([row.setting] if settings else []), row.name]
+        line += [spread(_values(table, records, key)) for key in table.columns]
+        line += [str(len(records))]
         if paper:
-            line += [_cell(row.reported), _cell(row.independent), _difference(row, records)]
+            line += [_cell(row.reported), _cell(row.independent), _difference(table, row, records)]
         lines.append(line)
     return lines
 
 
-def _difference(row: RowLike, records: list[Record]) -> str:
-    values = [100 * r["summary"]["mce"] for r in records if "mce" in r["summary"]]
+def _difference(table: Table, row: Row, records: list[Record]) -> str:
+    values = _values(table, records, table.metric)
     if row.reported is None or not values:
         return ""
     return f"{statistics.mean(values) - row.reported:+.1f}"
 
 
-def corruption_rows(
-    table: TableLike, runs: dict[str, list[Record]], paper: bool
-) -> list[list[str]]:
-    """Header and, for each corruption, our error and the independent reproduction's."""
-    tested = list(dict.fromkeys(c for rs in runs.values() for r in rs for c in r["corruptions"]))
-    header, columns = ["corruption"], []
-    for row in table.rows:
-        records = runs.get(f"{row.network}/{row.name}", [])
-        if records:
-            header.append(row.name)
-            columns.append(
-                [spread(_corruption_means(records, c) or [float("nan")]) for c in tested]
+def pivot_lines(table: Table, runs: Runs, paper: bool) -> Lines:
+    """Header and one line a method: the metric in each setting, and its mean over settings.
+
+    The mean stands only where every setting has run, with the seeds that all of them have.
+    """
+    settings = list(dict.fromkeys(row.setting for row in table.rows))
+    methods = dict.fromkeys((row.network, row.name) for row in table.rows)
+    lines = [["network", "method", *settings, "average", "seeds"]]
+    lines[0] += ["reported average"] if paper else []
+    for network, name in methods:
+        rows = {r.setting: r for r in table.rows if (r.network, r.name) == (network, name)}
+        by_setting = {s: runs.get(rows[s].key, []) if s in rows else [] for s in settings}
+        line = [network, name]
+        line += [spread(_values(table, by_setting[s], table.metric)) for s in settings]
+        common = set.intersection(*({r["seed"] for r in rs} for rs in by_setting.values()))
+        means = [
+            statistics.mean(
+                value
+                for records in by_setting.values()
+                for value in _values(table, [r for r in records if r["seed"] == seed], table.metric)
             )
-        if paper and row.independent_per_corruption:
-            header.append(f"{row.name} (independent)")
+            for seed in sorted(common)
+        ]
+        counts = sorted({len(records) for records in by_setting.values()})
+        line += [spread(means), str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"]
+        if paper:
+            reported = [row.reported for row in rows.values() if row.reported is not None]
+            whole = len(reported) == len(settings)
+            line += [_cell(statistics.mean(reported) if whole else None)]
+        lines.append(line)
+    return lines
+
+
+def breakdown_lines(table: Table, runs: Runs, paper: bool) -> Lines:
+    """Header and, for each part, our value and the independent reproduction's."""
+    parts_of = {key: [breakdown_of(r) for r in records] for key, records in runs.items()}
+    names = list(dict.fromkeys(n for parts in parts_of.values() for part in parts for n in part))
+    names = [name for name in names if name != "clean"]
+    several = len({row.network for row in table.rows}) > 1
+    header, columns = [table.breakdown], []
+    for row in table.rows:
+        title = " ".join(filter(None, (row.network if several else "", row.setting, row.name)))
+        parts = parts_of.get(row.key, [])
+        if any(parts):
+            header.append(title)
+            columns.append(
+                [spread([table.scale * part[n] for part in parts if n in part]) for n in names]
+            )
+        if paper and row.independent_per_corruption and names:
+            header.append(f"{title} (independent)")
             columns.append([f"{value:.1f}" for value in row.independent_per_corruption])
-    return [header, *([c, *cells] for c, *cells in zip(tested, *columns, strict=False))]
+    return [header, *([n, *cells] for n, *cells in zip(names, *columns, strict=False))]
 
 
-def markdown(lines: list[list[str]]) -> str:
+def markdown(lines: Lines) -> str:
     rule = ["---"] * len(lines[0])
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]) + "\n"
 
 
-def latex(lines: list[list[str]]) -> str:
+def latex(lines: Lines) -> str:
     def escape(cell: str) -> str:
-        cell = cell.replace("_", r"\_").replace("%", r"\%")
+        cell = cell.replace("_", r"\_").replace("%", r"\%").replace("→", r"$\to$")
         return cell.replace(" ± ", r" $\pm$ ")
 
     body = [" & ".join(map(escape, line)) + r" \\" for line in lines]
@@ -166,42 +178,53 @@ def latex(lines: list[list[str]]) -> str:
     return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", ""])
 
 
-def comma_separated(lines: list[list[str]]) -> str:
+def comma_separated(lines: Lines) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()
 
 
-def provenance(runs: dict[str, list[Record]]) -> str:
+def provenance(table: Table, runs: Runs) -> str:
     """What the numbers are made from, in a line or two."""
     records = [r for rs in runs.values() for r in rs]
-    first = records[0]
-    epochs = sorted({r["recipe"]["trainer"].get("max_epochs") for r in records}, key=str)
-    seeds = sorted({r["seed"] for r in records})
-    corruptions = ", ".join(first["corruptions"])
-    commits = ", ".join(sorted({str(r.get("commit")) for r in records}))
-    return (
-        f"Data: {first['dataset']}, fingerprint {first['fingerprint']}, {first['n_train']} "
-        f"training and {first['n_test']} test images. Epochs: {', '.join(map(str, epochs))}. "
-        f"Seeds: {', '.join(map(str, seeds))}; mean ± standard deviation over seeds, last epoch. "
-        f"Corruptions, each at 5 severities: {corruptions}. ECE: 15 bins. Commit: {commits}."
-    )
+
+    def each(values: Sequence[Any]) -> str:
+        return ", ".join(map(str, sorted(set(values), key=str)))
+
+    units = each([r.get("unit", "images") for r in records])
+    prints = each([r["fingerprint"] for r in records])
+    counts = each([f"{r['n_train']} training and {r['n_test']} test {units}" for r in records])
+    trainers = [r["recipe"].get("trainer", {}) for r in records]
+    length = {
+        name: each([t[key] for t in trainers if t.get(key) not in (None, -1)])
+        for name, key in (("Epochs", "max_epochs"), ("Steps", "max_steps"))
+    }
+    text = f"Data: {records[0]['dataset']}, fingerprint {prints}, {counts}. "
+    text += "".join(f"{name}: {values}. " for name, values in length.items() if values)
+    seeds = each([r["seed"] for r in records])
+    text += f"Seeds: {seeds}; mean ± standard deviation over seeds, last epoch. "
+    tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
+    if tested:
+        text += f"Corruptions, each at 5 severities: {', '.join(tested)}. ECE: 15 bins. "
+    return text + f"Commit: {each([r.get('commit') for r in records])}."
 
 
-def render(table: TableLike, dataset: str, runs: dict[str, list[Record]]) -> dict[str, str]:
+def render(table: Table, dataset: str, runs: Runs) -> dict[str, str]:
     """The table of one data set as {"md", "tex", "csv"}."""
-    paper = dataset == table.dataset and any(row.reported is not None for row in table.rows)
-    lines = main_rows(table, runs, paper)
-    title = table.title if dataset == table.dataset else f"{dataset}: errors in %"
+    paper = dataset == table.dataset and table.compares
+    lines = (pivot_lines if table.pivot else main_lines)(table, runs, paper)
+    title = table.title if dataset == table.dataset else f"{dataset}: {table.title.split(': ')[-1]}"
     md = f"# {title}\n\n{markdown(lines)}\n"
     if runs:
-        by_corruption = corruption_rows(table, runs, paper)
-        md += f"{provenance(runs)}\n\n## By corruption\n\n{markdown(by_corruption)}"
+        md += f"{provenance(table, runs)}\n"
+        parts = breakdown_lines(table, runs, paper)
+        if len(parts) > 1:
+            md += f"\n## By {table.breakdown}\n\n{markdown(parts)}"
     md += f"\nMade by `python reproduce.py {table.key} --print`.\n"
     return {"md": md, "tex": latex(lines), "csv": comma_separated(lines)}
 
 
-def write_tables(table: TableLike, results: Path) -> list[Path]:
+def write_tables(table: Table, results: Path) -> list[Path]:
     """Write results/<table>.{md,tex,csv}, one more set for each other data set, and print them."""
     found = collect(table, results)
     found.setdefault(table.dataset, {})
@@ -216,8 +239,8 @@ def write_tables(table: TableLike, results: Path) -> list[Path]:
             written.append(path)
             if suffix == "md":
                 print(text)
-        if runs and not any(row.reported for row in table.rows):
-            from tasks.figures import errors_by_corruption
+        if not table.compares and any(breakdown_of(r) for rs in runs.values() for r in rs):
+            from tasks.figures import bars_by_part
 
-            written.append(errors_by_corruption(table, runs, results / f"{stem}.png"))
+            written.append(bars_by_part(table, runs, results / f"{stem}.png"))
     return written

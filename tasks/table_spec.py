@@ -1,0 +1,117 @@
+"""What a table compares: a file in configs/paper/ (the paper's tables) or configs/studies/ (ours).
+
+title: "CIFAR-10-C: mean corruption error in %, lower is better"
+dataset: CIFAR-10                # true name; runs on other data get a table of their own
+task: classification
+configs: [configs/cifar10.yaml]  # of every row
+columns: {error: clean error}    # of the record's summary, with their headers
+metric: mce                      # the one that `reported` belongs to
+rows:
+  - {name: CN, network: WideResNet-40-2, options: {model.cnsn.kind: cn}, reported: 21.6}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Row", "Table"]
+
+# Those of a classification's test.
+COLUMNS = {
+    "error": "clean error",
+    "mce": "mean corruption error",
+    "ece": "clean ECE",
+    "corrupted_ece": "corrupted ECE",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method in one setting.
+
+    Args:
+        name: of the method.
+        network: its network.
+        setting: what else tells rows apart, such as a number of labels or a pair of domains.
+        configs: YAML files merged after the table's.
+        options: of the task's command line, by name.
+        reported: the paper's value of the table's metric; None where no source could be read.
+        independent: that of a published reproduction by others.
+        independent_per_corruption: its parts.
+    """
+
+    name: str
+    network: str
+    setting: str = ""
+    configs: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    reported: float | None = None
+    independent: float | None = None
+    independent_per_corruption: list[float] | None = None
+
+    @property
+    def key(self) -> str:
+        """Unique in its table, and fit for a folder's name."""
+        parts = [part for part in (self.network, self.setting, self.name) if part]
+        return "/".join(part.replace("/", "-") for part in parts).replace(" ", "_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of the paper, or of ours.
+
+    Args:
+        key: the file's name, and the prefix of its runs' names.
+        title: its heading.
+        dataset: the true name of the data that its numbers belong to.
+        task: whose command line runs it.
+        configs: YAML files of every row.
+        rows: methods and settings.
+        columns: keys of the record's summary, with the column's header.
+        metric: the summary's key that `reported` and a pivot belong to.
+        scale: factor on every value; 100 for percent.
+        setting: header of the rows' settings.
+        breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
+        pivot: one line a method and one column a setting, with the mean over settings.
+    """
+
+    key: str
+    title: str
+    dataset: str
+    task: str
+    configs: list[str]
+    rows: list[Row]
+    columns: dict[str, str] = field(default_factory=lambda: dict(COLUMNS))
+    metric: str = "mce"
+    scale: float = 100.0
+    setting: str = "setting"
+    breakdown: str = "corruption"
+    pivot: bool = False
+
+    @staticmethod
+    def load(path: Path) -> Table:
+        """The table in a YAML file."""
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = Table(key=path.stem, rows=[Row(**row) for row in content.pop("rows")], **content)
+        keys = [row.key for row in table.rows]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"Expected the rows of {path} to differ, but {twice} stand twice.")
+        if table.metric not in table.columns:
+            raise ValueError(
+                f"Expected `metric` in {path} to be one of its columns {list(table.columns)}, but "
+                f"got {table.metric!r}."
+            )
+        return table
+
+    def run_name(self, row: Row) -> str:
+        """The `--name` of the row's runs."""
+        return f"{self.key}/{row.key}"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it holds any value that others measured."""
+        return any(row.reported is not None or row.independent is not None for row in self.rows)
