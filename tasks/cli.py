@@ -35,7 +35,7 @@ from tasks.base import CNSNModule
 from tasks.results import append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
-__all__ = ["TaskCLI", "expected_hash", "run"]
+__all__ = ["TaskCLI", "expected_recipe", "run"]
 
 
 class TaskParser(LightningArgumentParser):
@@ -261,24 +261,33 @@ def offline_without_key() -> None:
 
 
 class _Parsed(Exception):
-    """Carries the hash out of a command line that is only parsed."""
+    """Carries the recipe out of a command line that is only parsed."""
+
+    def __init__(self, recipe: dict[str, Any]) -> None:
+        super().__init__()
+        self.recipe = recipe
 
 
 class _ParseOnly(TaskCLI):
     def before_instantiate_classes(self) -> None:
-        raise _Parsed(config_hash(self.recipe_of_subcommand()))
+        raise _Parsed(self.recipe_of_subcommand())
 
 
-def expected_hash(task: str, args: list[str]) -> str | None:
-    """The hash of the run that ``python -m tasks.<task> <args>`` makes; None if it cannot run."""
+def expected_recipe(task: str, args: list[str]) -> dict[str, Any] | None:
+    """What ``python -m tasks.<task> <args>`` asks for; None if the command line is refused."""
     model_class = importlib.import_module(f"tasks.{task}").TASK
     _quiet()
+    seeds = logging.getLogger("lightning.fabric.utilities.seed")
+    before = seeds.level
+    seeds.setLevel(logging.WARNING)
     try:
         _ParseOnly(model_class, task, args)
     except _Parsed as parsed:
-        return str(parsed)
+        return parsed.recipe
     except SystemExit:
         return None
+    finally:
+        seeds.setLevel(before)
     raise AssertionError("the command line went on after parsing")
 
 

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import reproduce
+from tasks import runner
+from tasks.results import append_result, read_results
+from tasks.runner import Places, Run, row_states, run_all, runs_of
+from tasks.table_spec import Row, Table
+
+# Appends to a file, and fails while a file of that name counts down.
+SCRIPT = """
+import pathlib, sys
+folder, title, digest, seed = sys.argv[1:]
+left = pathlib.Path(folder, "failures")
+n = int(left.read_text()) if left.exists() else 0
+with open(pathlib.Path(folder, "attempts"), "a") as file:
+    file.write(title + "\\n")
+if n:
+    left.write_text(str(n - 1))
+    sys.exit(1)
+sys.path.insert(0, ".")
+from tasks.results import append_result
+record = {"config_hash": digest, "seed": int(seed)}
+append_result(pathlib.Path(folder, "results", "toy.jsonl"), record)
+"""
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Two rows with two seeds of a task that leaves a result line in no time."""
+
+    def commands(run: Run) -> list[list[str]]:
+        arguments = [str(tmp_path), run.title, str(run.digest()), str(run.seed)]
+        return [[sys.executable, "-c", SCRIPT, *arguments]]
+
+    monkeypatch.setattr(Run, "commands", commands)
+    monkeypatch.setattr(Run, "digest", lambda run: f"{run.row.name}-{run.seed}")
+    rows = [Row(name=name, network="Net") for name in ("CN", "SN")]
+    table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
+    places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
+    return runs_of(table, rows, 2, places)
+
+
+def attempts(folder: Path) -> list[str]:
+    path = folder / "attempts"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def states(runs: list[Run]) -> list[str]:
+    return [state for _, state in row_states(runs)]
+
+
+def test_only_what_is_missing_runs(tmp_path: Path, runs: list[Run]) -> None:
+    append_result(tmp_path / "results" / "toy.jsonl", {"config_hash": "SN-0", "seed": 0})
+    assert states(runs) == ["not run", "done", "not run", "not run"]
+    assert run_all(runs, jobs=2, gpus=[], retries=0) == []
+    missing = ["toys/Net/CN, seed 0", "toys/Net/CN, seed 1", "toys/Net/SN, seed 1"]
+    assert sorted(attempts(tmp_path)) == missing
+    assert states(runs) == ["done"] * 4
+    assert run_all(runs, jobs=2, gpus=[], retries=0) == []
+    assert sorted(attempts(tmp_path)) == missing
+
+
+def test_a_failed_run_is_tried_again_then_reported(
+    tmp_path: Path, runs: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "failures").write_text("1")
+    assert run_all(runs[:1], jobs=1, gpus=[], retries=1) == []
+    assert len(attempts(tmp_path)) == 2 and states(runs[:1]) == ["done"]
+    (tmp_path / "failures").write_text("9")
+    assert run_all(runs[1:2], jobs=1, gpus=[], retries=1) == ["toys/Net/SN, seed 0"]
+    assert len(attempts(tmp_path)) == 4 and states(runs[1:2]) == ["failed"]
+    assert "trying again" in capsys.readouterr().out
+
+
+def test_two_runners_never_train_one_run(tmp_path: Path, runs: list[Run]) -> None:
+    with runs[0].lock():
+        assert states(runs[:1]) == ["running"]
+        assert run_all(runs[:2], jobs=1, gpus=[], retries=0) == []
+    assert attempts(tmp_path) == ["toys/Net/SN, seed 0"]
+    assert states(runs[:1]) == ["not run"]
+
+
+def test_each_gpu_holds_one_run_at_a_time(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[str] = []
+    used: list[str] = []
+
+    def train(run: Run, gpu: str, workers: int) -> int:
+        assert gpu not in held and workers == 2
+        held.append(gpu)
+        used.append(gpu)
+        held.remove(gpu)
+        return 0
+
+    monkeypatch.setattr(runner, "_train_and_test", train)
+    assert run_all(runs, jobs=1, gpus=["0", "3"], retries=0) == []
+    assert set(used) <= {"0", "3"} and len(used) == 4
+
+
+def test_bad_rows_and_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        reproduce.main(["all"])
+    assert "say which table" in capsys.readouterr().err
+    assert reproduce.main(["quickstart", "--rows", "CNN"]) == 2
+    assert "baseline, CN, SN" in capsys.readouterr().err
+
+
+TINY = ["--trainer.max_steps=2", "--trainer.max_epochs=null", "--trainer.accelerator=cpu"]
+
+
+@pytest.mark.parametrize("cluster", [[], pytest.param(["--cluster=local"], marks=pytest.mark.slow)])
+def test_from_a_row_to_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, cluster: list[str]
+) -> None:
+    monkeypatch.chdir(root)
+    places = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]
+    command = ["quickstart", "--seeds=1", "--rows", "CN", *places]
+    options = ["--options", *TINY, "--data.corruptions=[contrast]"]
+    if cluster:
+        submit = runner.slurm_submit
+        monkeypatch.setattr(
+            reproduce, "slurm_submit", lambda *a, **k: [j.result() for j in submit(*a, **k)]
+        )
+    assert reproduce.main([*command, *cluster, *options]) == 0
+    (record,) = read_results(tmp_path / "results" / "classification.jsonl")
+    assert record["finished"]["steps"] == 2
+    reproduce.main([*command, "--print"])
+    text = (tmp_path / "results" / "quickstart.md").read_text()
+    assert f"| WideResNet-10-1 | CN | {100 * record['summary']['error']:.1f} |" in text
+    assert "| WideResNet-10-1 | SN | not run |" in text

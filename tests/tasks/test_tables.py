@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.results import append_result, read_results
+from tasks.table_spec import Row, Table
+from tasks.tables import breakdown_of, collect, write_tables
+
+EACH = {"baseline": 0.30, "CN": 0.20}
+
+
+def record(name: str, seed: int, value: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "seed": seed,
+        "dataset": "shapes",
+        "fingerprint": "abc",
+        "n_train": 10,
+        "n_test": 5,
+        "selection": "last epoch",
+        "recipe": {"seed_everything": seed, "trainer": {"max_epochs": 3}},
+        "summary": {"error": value},
+        "breakdown": {"round": value - 0.1, "square": value + 0.1},
+        "commit": "c0ffee",
+        **changes,
+    }
+
+
+def table(**changes: Any) -> Table:
+    rows = [Row(name=name, network="Net", reported=100 * e - 1) for name, e in EACH.items()]
+    options: dict[str, Any] = {
+        "key": "shapes",
+        "title": "Shapes: error in %",
+        "dataset": "shapes",
+        "task": "toy",
+        "configs": [],
+        "rows": rows,
+        "columns": {"error": "error"},
+        "metric": "error",
+    }
+    return Table(**{**options, **changes})
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_numbers_stand_beside_the_reported_ones(tmp_path: Path) -> None:
+    values = [0.20, 0.24, 0.31]
+    for seed, value in enumerate(values):
+        append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", seed, value))
+    write_tables(table(), tmp_path)
+    baseline, cn = read_csv(tmp_path / "shapes.csv")
+    assert baseline["error"] == "not run" and baseline["seeds"] == "0"
+    mean, std = 100 * statistics.mean(values), 100 * statistics.stdev(values)
+    assert cn["error"] == f"{mean:.1f} ± {std:.1f}" and cn["seeds"] == "3"
+    assert cn["reported"] == "19.0" and cn["independent"] == "not available"
+    assert cn["ours - reported"] == f"{mean - 19:+.1f}"
+    text = (tmp_path / "shapes.md").read_text()
+    assert f"| round | {mean - 10:.1f} ± {std:.1f} |" in text and "c0ffee" in text
+
+
+def test_only_the_newest_recipe_and_line_of_a_seed_count(tmp_path: Path) -> None:
+    path = tmp_path / "toy.jsonl"
+    old = {"recipe": {"seed_everything": 1, "trainer": {"max_epochs": 2}}}
+    append_result(path, record("shapes/Net/CN", 1, 0.9, **old))
+    append_result(path, record("shapes/Net/CN", 0, 0.8))
+    append_result(path, record("shapes/Net/CN", 0, 0.2))
+    append_result(path, record("shapes/Net/CN", 5, 0.7, selection="best"))
+    (found,) = collect(table(), tmp_path).values()
+    assert [(r["seed"], r["summary"]["error"]) for r in found["Net/CN"]] == [(0, 0.2)]
+
+
+def test_other_data_never_stand_in_the_paper_table(tmp_path: Path) -> None:
+    other = {"dataset": "shapes-subset (4+2 images)"}
+    append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", 0, 0.2, **other))
+    write_tables(table(), tmp_path)
+    assert all(row["error"] == "not run" for row in read_csv(tmp_path / "shapes.csv"))
+    apart = read_csv(tmp_path / "shapes_on_shapes-subset.csv")
+    assert apart[1]["error"] == "20.0" and "reported" not in apart[1]
+
+
+def test_a_damaged_line_is_named_and_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "toy.jsonl"
+    append_result(path, record("shapes/Net/CN", 0, 0.2))
+    with path.open("a") as file:
+        file.write('{"name": "shapes/Net/CN", "se')
+    append_result(path, record("shapes/Net/CN", 1, 0.4))
+    with pytest.warns(UserWarning, match="line 2"):
+        seeds = [r["seed"] for r in read_results(path)]
+    assert seeds == [0, 1]
+
+
+def test_pivot_averages_over_settings_seed_by_seed(tmp_path: Path) -> None:
+    settings = {"A→B": 0.1, "B→A": 0.5}
+    rows = [Row(name="CN", network="Net", setting=s, reported=40.0) for s in settings]
+    pivot = table(rows=rows, pivot=True)
+    for setting, value in settings.items():
+        for seed in (0, 1):
+            name = f"shapes/Net/{setting}/CN"
+            append_result(tmp_path / "toy.jsonl", record(name, seed, value + seed / 10))
+    append_result(tmp_path / "toy.jsonl", record("shapes/Net/A→B/CN", 2, 0.9))
+    write_tables(pivot, tmp_path)
+    (line,) = read_csv(tmp_path / "shapes.csv")
+    assert line["average"] == f"35.0 ± {100 * statistics.stdev([0.3, 0.4]):.1f}"
+    assert line["seeds"] == "2-3" and line["reported average"] == "40.0"
+    assert r"A$\to$B" in (tmp_path / "shapes.tex").read_text()
+
+
+def test_breakdown_is_the_mean_over_severities() -> None:
+    conditions = [
+        {"corruption": c, "severity": s, "error": e}
+        for c, s, e in [("clean", 0, 0.1), ("fog", 1, 0.2), ("fog", 2, 0.4)]
+    ]
+    assert breakdown_of({"conditions": conditions}) == pytest.approx({"clean": 0.1, "fog": 0.3})
+
+
+def test_table_files_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    content = {"title": "t", "dataset": "d", "task": "toy", "configs": []}
+    row = {"name": "CN", "network": "Net"}
+    path.write_text(json.dumps({**content, "rows": [row, row]}))
+    with pytest.raises(ValueError, match="stand twice"):
+        Table.load(path)
+    path.write_text(json.dumps({**content, "rows": [row], "metric": "speed"}))
+    with pytest.raises(ValueError, match="one of its columns"):
+        Table.load(path)
+
+
+def test_every_table_of_the_project_loads(root: Path) -> None:
+    for path in (root / "configs").glob("[ps]*/*.yaml"):
+        loaded = Table.load(path)
+        files = [*loaded.configs, *(config for row in loaded.rows for config in row.configs)]
+        assert all((root / file).is_file() for file in files), path
