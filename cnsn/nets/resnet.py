@@ -2,7 +2,8 @@
 
 IBN-a normalises half of the channels after a block's first convolution by the instance, IBN-b the
 whole sum at the end of a stage (Pan et al. 2018, arXiv 1807.09441). Parameter names as in the
-official CNSN code, so that its checkpoints load strictly.
+official CNSN code, so that its checkpoints load strictly. Sites are those of every residual block;
+that code lets what `pre` makes of IBN's input enter the projection as well, which no recipe uses.
 """
 
 from __future__ import annotations
