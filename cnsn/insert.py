@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from cnsn.layers import CNSN, Crop, CrossNorm, SelfNorm, check_crossnorm_options
-from cnsn.sites import CONVERSIONS, SitedBlock, SitedStem
+from cnsn.sites import CONVERSIONS, ChainUnit, SitedBlock, SitedChain, SitedStem
 
 __all__ = ["CNSNSpec", "Kind", "crossnorm_active", "crossnorm_sites", "insert"]
 
 Kind = Literal["none", "cn", "sn", "cnsn"]
+Block = nn.Module | ChainUnit
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -82,10 +83,12 @@ def insert(net: Net, spec: CNSNSpec) -> Net:
     """Insert the layers into `net`, in place, and return it.
 
     Every residual block gets a ``cnsn`` submodule at ``spec.position`` (keys such as
-    ``layer1.0.cnsn.selfnorm.g_fc.weight``), and a ``crossnorm`` where CrossNorm sits elsewhere.
-    Works on the networks of :mod:`cnsn.nets`, on torchvision's ResNet, ResNeXt and Wide ResNet,
-    and on whatever is built from their blocks (``fcn_resnet50``, segmentation encoders). New
-    parameters are created on the device and in the dtype of the block they join.
+    ``layer1.0.cnsn.selfnorm.g_fc.weight``), and a ``crossnorm`` where CrossNorm sits elsewhere. In
+    a chain of layers (AllConv) they become members, and the keys behind them are renumbered: load
+    weights first. A block without the site stays as it is. Works on the networks of
+    :mod:`cnsn.nets`, on torchvision's ResNet, ResNeXt and Wide ResNet, and on whatever is built
+    from their blocks (``fcn_resnet50``, segmentation encoders). New parameters are created on the
+    device and in the dtype of the block they join.
 
     Raises:
         ValueError: no known block, layers inserted before, a position or stage that the network
@@ -154,23 +157,28 @@ def crossnorm_active(
             site.active, site.generator, site.partner = state
 
 
-def _find_blocks(net: nn.Module) -> list[tuple[nn.Module, int]]:
+def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
     """Blocks that have sites or can get them, each with its stage's number, from 1.
 
-    The stage is the container that holds the block (``layer1``, ``block1.layer``, ...).
+    The stage is the container that holds the block (``layer1``, ``block1.layer``, ...), or what
+    lies between two poolings of a chain.
     """
-    blocks: list[tuple[nn.Module, int]] = []
-    stages: dict[str, int] = {}
+    blocks: list[tuple[Block, int]] = []
+    stages: dict[tuple[str, int], int] = {}
     for name, module in net.named_modules():
-        if type(module) in CONVERSIONS or isinstance(module, SitedBlock):
-            if isinstance(module, SitedStem):
-                continue
-            stage = stages.setdefault(name.rpartition(".")[0], len(stages) + 1)
-            blocks.append((module, stage))
+        found: list[tuple[Block, tuple[str, int]]] = []
+        if isinstance(module, SitedChain):
+            found = [(unit, (name, unit.stage)) for unit in module.units()]
+        elif isinstance(module, SitedStem):
+            continue
+        elif type(module) in CONVERSIONS or isinstance(module, SitedBlock):
+            found = [(module, (name.rpartition(".")[0], 0))]
+        for block, place in found:
+            blocks.append((block, stages.setdefault(place, len(stages) + 1)))
     return blocks
 
 
-def _check_blocks(net: nn.Module, blocks: list[tuple[nn.Module, int]], spec: CNSNSpec) -> None:
+def _check_blocks(net: nn.Module, blocks: list[tuple[Block, int]], spec: CNSNSpec) -> None:
     known = sorted({f"{cls.__module__}.{cls.__name__}" for cls in CONVERSIONS})
     if not blocks and (spec.selfnorm or not spec.image):
         raise ValueError(
@@ -197,31 +205,31 @@ def _check_blocks(net: nn.Module, blocks: list[tuple[nn.Module, int]], spec: CNS
         raise ValueError(f"Expected `stages` to be from 1 to {last}, but got {spec.stages}.")
 
 
-def _site_names(block: nn.Module) -> tuple[str, ...]:
-    return block.SITES if isinstance(block, SitedBlock) else CONVERSIONS[type(block)].SITES
+def _site_names(block: Block) -> tuple[str, ...]:
+    if isinstance(block, SitedBlock | ChainUnit):
+        return block.SITES
+    return CONVERSIONS[type(block)].SITES
 
 
-def _equip(module: nn.Module, spec: CNSNSpec) -> None:
-    if not isinstance(module, SitedBlock):
-        module.__class__ = CONVERSIONS[type(module)]
-    assert isinstance(module, SitedBlock)
+def _equip(block: Block, spec: CNSNSpec) -> None:
+    if not isinstance(block, SitedBlock | ChainUnit):
+        block.__class__ = CONVERSIONS[type(block)]
+    assert isinstance(block, SitedBlock | ChainUnit)
     apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
-    if apart and not spec.image and spec.cn_position in module.SITES:
-        module.crossnorm = _new_crossnorm(spec).train(module.training)
-        module.crossnorm_site = spec.cn_position
-    if spec.position not in module.SITES:
+    if apart and not spec.image and spec.cn_position in block.SITES:
+        block.put(spec.cn_position, _new_crossnorm(spec).train(block.host.training))
+    if spec.position not in block.SITES:
         return
     selfnorm = None
     if spec.selfnorm:
-        channels = module.site_channels()[spec.position]
-        reference = next(module.parameters())
+        channels = block.site_channels()[spec.position]
+        reference = next(block.host.parameters())
         selfnorm = SelfNorm(channels, two_sided=spec.two_sided)
         selfnorm.to(device=reference.device, dtype=reference.dtype)
     crossnorm = _new_crossnorm(spec) if spec.crossnorm and not apart else None
     if selfnorm is not None or crossnorm is not None:
-        module.cnsn = CNSN(crossnorm=crossnorm, selfnorm=selfnorm)
-        module.cnsn.train(module.training)
-        module.cnsn_site = spec.position
+        layers = CNSN(crossnorm=crossnorm, selfnorm=selfnorm)
+        block.put(spec.position, layers.train(block.host.training))
 
 
 def _new_crossnorm(spec: CNSNSpec) -> CrossNorm:

@@ -9,11 +9,15 @@ A block with sites inherits :class:`SitedBlock` and calls ``self.at(site, x)`` i
 something is inserted that is the identity. Networks of :mod:`cnsn.nets` are written so; blocks of
 other libraries are converted by :func:`cnsn.insert`, which changes the class of the built block to
 a subclass defined here: parameters, keys, pickling and deepcopy stay as they were.
+
+A plain chain of layers has its sites between them: there the inserted layers become members of the
+:class:`SitedChain`, as in the official networks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -24,9 +28,11 @@ from cnsn.layers import CNSN, CrossNorm
 __all__ = [
     "CONVERSIONS",
     "RESIDUAL_SITES",
+    "ChainUnit",
     "SitedBasicBlock",
     "SitedBlock",
     "SitedBottleneck",
+    "SitedChain",
     "SitedStem",
 ]
 
@@ -56,9 +62,21 @@ class SitedBlock(nn.Module):
             x = self.cnsn(x)
         return x
 
+    def put(self, site: str, layers: CNSN | CrossNorm) -> None:
+        """Let `layers` act at `site`."""
+        if isinstance(layers, CNSN):
+            self.cnsn, self.cnsn_site = layers, site
+        else:
+            self.crossnorm, self.crossnorm_site = layers, site
+
     def site_channels(self) -> Mapping[str, int]:
         """Number of channels at each site."""
         raise NotImplementedError
+
+    @property
+    def host(self) -> nn.Module:
+        """The module whose device, dtype and mode the inserted layers take."""
+        return self
 
 
 class SitedBasicBlock(SitedBlock, resnet.BasicBlock):
@@ -122,6 +140,48 @@ class SitedStem(SitedBlock, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.at("image", x))
+
+
+@dataclass(frozen=True, eq=False)
+class ChainUnit:
+    """Convolution, normalisation and activation of a chain, with a site behind each of them."""
+
+    SITES: ClassVar[tuple[str, ...]] = ("conv", "norm", "act")
+    chain: SitedChain
+    parts: tuple[nn.Module, ...]
+    stage: int
+
+    def put(self, site: str, layers: CNSN | CrossNorm) -> None:
+        """Make `layers` a member of the chain; the numbers in the keys behind it grow by one."""
+        part = self.parts[self.SITES.index(site)]
+        self.chain.insert(list(self.chain).index(part) + 1, layers)
+
+    def site_channels(self) -> Mapping[str, int]:
+        """Number of channels at each site."""
+        assert isinstance(self.host, nn.Conv2d)
+        return dict.fromkeys(self.SITES, self.host.out_channels)
+
+    @property
+    def host(self) -> nn.Module:
+        """The module whose device, dtype and mode the inserted layers take."""
+        return self.parts[0]
+
+
+class SitedChain(nn.Sequential):
+    """A chain whose convolutions are each followed by a normalisation and an activation.
+
+    A pooling begins the next stage.
+    """
+
+    def units(self) -> list[ChainUnit]:
+        """The units of the chain, in order, as long as nothing is inserted."""
+        members, units, stage = list(self), [], 1
+        for i, module in enumerate(members):
+            if isinstance(module, nn.MaxPool2d):
+                stage += 1
+            elif isinstance(module, nn.Conv2d):
+                units.append(ChainUnit(self, tuple(members[i : i + 3]), stage))
+        return units
 
 
 # Exact types only: a user's subclass has a forward of its own, which must not be replaced.

@@ -1,5 +1,22 @@
 """Networks of the paper, each free of CrossNorm and SelfNorm until :func:`cnsn.insert`."""
 
+from cnsn.nets.allconv import AllConv, allconv
+from cnsn.nets.densenet import DenseNet, densenet40
+from cnsn.nets.resnet import IBNResNet50, ResNet50, resnet50, resnet50_ibn
+from cnsn.nets.resnext import ResNeXt, resnext29
 from cnsn.nets.wide_resnet import WideResNet, wide_resnet
 
-__all__ = ["WideResNet", "wide_resnet"]
+__all__ = [
+    "AllConv",
+    "DenseNet",
+    "IBNResNet50",
+    "ResNeXt",
+    "ResNet50",
+    "WideResNet",
+    "allconv",
+    "densenet40",
+    "resnet50",
+    "resnet50_ibn",
+    "resnext29",
+    "wide_resnet",
+]

@@ -13,6 +13,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnsn.nets.initialisation import draw_convolutions
 from cnsn.sites import SitedBlock
 
 __all__ = ["WideBasicBlock", "WideResNet", "wide_resnet"]
@@ -94,9 +95,7 @@ class WideResNet(nn.Module):
         self.block3 = stage(channels[2], channels[3], stride=2)
         self.bn1 = nn.BatchNorm2d(channels[3])
         self.fc = nn.Linear(channels[3], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
