@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from data.randomness import sample_uniform
 
 __all__ = [
+    "Border",
     "EvaluationSets",
     "Group",
     "ImageTensor",
@@ -21,6 +22,8 @@ __all__ = [
     "jitter_colours",
     "normalise",
 ]
+
+Border = Literal["zeros", "reflect"]
 
 # Of ITU-R BT.601, as in PIL and torchvision.
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -109,16 +112,23 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def flip_and_shift(
-    images: Tensor, index: Tensor, *, seed: int, padding: int = 4, flip: bool = True
+    images: Tensor,
+    index: Tensor,
+    *,
+    seed: int,
+    padding: int = 4,
+    flip: bool = True,
+    border: Border = "zeros",
 ) -> Tensor:
-    """Random crop of the zero-padded image and random horizontal flip, per sample, in batch.
+    """Random crop of the padded image and random horizontal flip, per sample, in batch.
 
     Args:
         images: (B, C, H, W) of any dtype.
         index: int64 (B,) of the samples; with `seed` it decides what happens to each.
         seed: of run and epoch.
-        padding: zeros on every side before the crop of the original size.
+        padding: pixels on every side before the crop of the original size.
         flip: flip half of the images.
+        border: what the padding is: zeros, or the image reflected about its outermost pixels.
 
     Returns:
         Of the shape, dtype and device of `images`.
@@ -131,11 +141,25 @@ def flip_and_shift(
         columns = torch.where(uniform[:, 2:] < 0.5, columns.flip(1), columns)
     rows = torch.arange(height, device=images.device) + shift[:, :1]
     columns = columns + shift[:, 1:]
-    padded = torch.nn.functional.pad(images, [padding] * 4)
+    if border == "reflect":
+        if padding >= min(height, width):
+            raise ValueError(
+                f"Expected `padding` to be less than the image's {min(height, width)} pixels where "
+                f"the border is reflected, but got {padding}."
+            )
+        rows, columns = _reflected(rows - padding, height), _reflected(columns - padding, width)
+        padded = images
+    else:
+        padded = torch.nn.functional.pad(images, [padding] * 4)
     samples = torch.arange(batch, device=images.device)[:, None, None]
     # Advanced indices around the slice put channels last: (B, H, W, C).
     picked = padded[samples, :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def _reflected(position: Tensor, size: int) -> Tensor:
+    last = size - 1
+    return last - (last - position.abs()).abs()
 
 
 def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float) -> Tensor:

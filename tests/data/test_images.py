@@ -6,6 +6,7 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from data.images import (
+    Border,
     EvaluationSets,
     Group,
     fingerprint,
@@ -16,14 +17,16 @@ from data.images import (
 from data.randomness import sample_uniform
 
 
+@pytest.mark.parametrize("border", ["zeros", "reflect"])
 @pytest.mark.parametrize("flip", [True, False])
-def test_flip_and_shift_equals_torchvision_sample_by_sample(flip: bool) -> None:
+def test_flip_and_shift_equals_torchvision_sample_by_sample(flip: bool, border: Border) -> None:
     images = torch.randint(0, 256, (64, 3, 12, 10), dtype=torch.uint8)
     index = torch.randperm(1000)[:64]
-    augmented = flip_and_shift(images, index, seed=9, padding=3, flip=flip)
+    augmented = flip_and_shift(images, index, seed=9, padding=3, flip=flip, border=border)
     uniform = sample_uniform(9, index, 3)
     for image, result, (top, left, coin) in zip(images, augmented, uniform, strict=True):
-        padded = tv.pad(image, [3, 3, 3, 3])
+        mode = "constant" if border == "zeros" else "reflect"
+        padded = tv.pad(image.float(), [3, 3, 3, 3], padding_mode=mode).to(torch.uint8)
         expected = tv.crop(padded, int(top * 7), int(left * 7), 12, 10)
         if flip and coin < 0.5:
             # Flipping the columns read, inside the shifted window, is flipping the crop.
