@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from data.randomness import sample_uniform
 
 __all__ = [
+    "Border",
     "EvaluationSets",
     "Group",
     "ImageTensor",
@@ -24,6 +25,8 @@ __all__ = [
 
 # Of ITU-R BT.601, as in PIL and torchvision.
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+
+Border = Literal["zeros", "reflect"]
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -109,16 +112,24 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def flip_and_shift(
-    images: Tensor, index: Tensor, *, seed: int, padding: int = 4, flip: bool = True
+    images: Tensor,
+    index: Tensor,
+    *,
+    seed: int,
+    padding: int = 4,
+    flip: bool = True,
+    border: Border = "zeros",
 ) -> Tensor:
-    """Random crop of the zero-padded image and random horizontal flip, per sample, in batch.
+    """Random crop of the padded image and random horizontal flip, per sample, in batch.
 
     Args:
         images: (B, C, H, W) of any dtype.
         index: int64 (B,) of the samples; with `seed` it decides what happens to each.
         seed: of run and epoch.
-        padding: zeros on every side before the crop of the original size.
+        padding: pixels added on every side before the crop of the original size.
         flip: flip half of the images.
+        border: what is added: "zeros", or the image mirrored at its edge ("reflect"), for which
+            `padding` must be smaller than the image.
 
     Returns:
         Of the shape, dtype and device of `images`.
@@ -131,11 +142,21 @@ def flip_and_shift(
         columns = torch.where(uniform[:, 2:] < 0.5, columns.flip(1), columns)
     rows = torch.arange(height, device=images.device) + shift[:, :1]
     columns = columns + shift[:, 1:]
-    padded = torch.nn.functional.pad(images, [padding] * 4)
+    if border == "zeros":
+        images = torch.nn.functional.pad(images, [padding] * 4)
+    else:
+        rows = _mirrored(rows - padding, height)
+        columns = _mirrored(columns - padding, width)
     samples = torch.arange(batch, device=images.device)[:, None, None]
     # Advanced indices around the slice put channels last: (B, H, W, C).
-    picked = padded[samples, :, rows[:, :, None], columns[:, None, :]]
+    picked = images[samples, :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def _mirrored(position: Tensor, size: int) -> Tensor:
+    """Positions outside [0, size) as those of the mirrored image; the edge itself is not doubled."""
+    last = size - 1
+    return last - (last - position.abs()).abs()
 
 
 def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float) -> Tensor:

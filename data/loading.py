@@ -1,14 +1,15 @@
 """Loaders whose every batch is a function of (seed, batches seen), and which resume exactly.
 
-`TrainLoader` counts the batches that it has given out; Lightning stores that count in checkpoints
-(its stateful-loader protocol) and gives it back on resume. `batch_size` is that of the global
-batch: processes share it out, so their number changes neither its samples nor their order.
+A `NumberedLoader` counts the batches that it has given out; Lightning stores that count in
+checkpoints (its stateful-loader protocol) and gives it back on resume. `TrainLoader` is the one of
+a single data set: its `batch_size` is that of the global batch, which processes share out, so that
+their number changes neither its samples nor their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import lightning as L
 import torch
@@ -19,6 +20,8 @@ from data.randomness import generator_for
 
 __all__ = [
     "BatchDataset",
+    "BatchSchedule",
+    "NumberedLoader",
     "ResumableDataModule",
     "TrainLoader",
     "evaluation_loader",
@@ -26,6 +29,7 @@ __all__ = [
 ]
 
 Batch = dict[str, Any]
+Loader = TypeVar("Loader", bound="NumberedLoader")
 
 
 class BatchDataset(Protocol):
@@ -34,6 +38,15 @@ class BatchDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, positions: list[int]) -> Batch: ...
+
+
+class BatchSchedule(Protocol):
+    """Every batch of a run by its number; those numbers are read in the loader's workers."""
+
+    @property
+    def per_epoch(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Batch: ...
 
 
 def process_rank() -> tuple[int, int]:
@@ -88,8 +101,47 @@ class _Numbers:
         return self.length
 
 
-class TrainLoader:
-    """Endless shuffled batches, an epoch at a time.
+class NumberedLoader:
+    """The endless batches of a schedule, an epoch at a time.
+
+    Args:
+        schedule: makes batch b of the run, for b from 0 on.
+        workers: processes that read ahead; 0 reads in the training process.
+        pin_memory: for copies to a GPU that overlap with its work.
+    """
+
+    def __init__(
+        self, schedule: BatchSchedule, *, workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self._numbers = _Numbers(schedule.per_epoch)
+        self.batches_seen = 0
+        self._loader: DataLoader[Batch] = DataLoader(
+            schedule,  # type: ignore[arg-type]  # indexed by batch number
+            batch_size=None,
+            sampler=self._numbers,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._numbers.start = self.batches_seen
+        for batch in self._loader:
+            self.batches_seen += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches_seen": self.batches_seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batches_seen = state["batches_seen"]
+
+
+class TrainLoader(NumberedLoader):
+    """Endless shuffled batches of one data set, an epoch at a time.
 
     Args:
         dataset: indexed by lists of positions.
@@ -120,36 +172,12 @@ class TrainLoader:
                 f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
                 f"global batch, but got {batch_size}."
             )
-        self._schedule = _Schedule(dataset, batch_size, seed)
-        if self._schedule.per_epoch == 0:
+        schedule = _Schedule(dataset, batch_size, seed)
+        if schedule.per_epoch == 0:
             raise ValueError(
                 f"Expected at least {2 * world} training samples, but got {len(dataset)}."
             )
-        self._numbers = _Numbers(self._schedule.per_epoch)
-        self.batches_seen = 0
-        self._loader: DataLoader[Batch] = DataLoader(
-            self._schedule,
-            batch_size=None,
-            sampler=self._numbers,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-        )
-
-    def __len__(self) -> int:
-        return self._schedule.per_epoch
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._numbers.start = self.batches_seen
-        for batch in self._loader:
-            self.batches_seen += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"batches_seen": self.batches_seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batches_seen = state["batches_seen"]
+        super().__init__(schedule, workers=workers, pin_memory=pin_memory)
 
 
 class ResumableDataModule(L.LightningDataModule):
@@ -160,10 +188,10 @@ class ResumableDataModule(L.LightningDataModule):
     own state has no such condition.
     """
 
-    train_loader: TrainLoader | None = None
+    train_loader: NumberedLoader | None = None
     _batches_seen = 0
 
-    def resumable(self, loader: TrainLoader) -> TrainLoader:
+    def resumable(self, loader: Loader) -> Loader:
         """Register the training loader; to be called by ``train_dataloader``."""
         loader.batches_seen = self._batches_seen
         self.train_loader = loader
