@@ -121,6 +121,7 @@ def crossnorm_active(
     *,
     draws: torch.Generator | None = None,
     partner: Tensor | None = None,
+    rows: slice | None = None,
 ) -> Iterator[list[CrossNorm]]:
     """Within the context, `k` randomly chosen CrossNorm sites of `net` are active.
 
@@ -131,6 +132,7 @@ def crossnorm_active(
         draws: CPU generator of permutations and boxes; None means `generator`. Processes that
             train together choose the same sites but draw differently.
         partner: see :class:`cnsn.CrossNorm`.
+        rows: see :class:`cnsn.CrossNorm`; None means the whole batch.
 
     Yields:
         The active sites. Everything is restored at the end, also after an exception.
@@ -145,16 +147,17 @@ def crossnorm_active(
             f"but got {k}."
         )
     chosen = [sites[i] for i in torch.randperm(len(sites), generator=generator)[:k].tolist()]
-    before = [(site.active, site.generator, site.partner) for site in chosen]
+    before = [(site.active, site.generator, site.partner, site.rows) for site in chosen]
     try:
         for site in chosen:
             site.active = True
             site.generator = generator if draws is None else draws
             site.partner = partner
+            site.rows = rows
         yield chosen
     finally:
         for site, state in zip(chosen, before, strict=True):
-            site.active, site.generator, site.partner = state
+            site.active, site.generator, site.partner, site.rows = state
 
 
 def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:

@@ -46,6 +46,8 @@ class CrossNorm(nn.Module):
         generator: CPU generator of permutation and boxes; None means torch's global one.
         partner: explicit permutation (B,) used instead of a random one, for styles that must come
             from a chosen sample; None means random.
+        rows: the samples of the batch that exchange their styles among each other, the others pass
+            unchanged; None means all. `partner` then counts within them.
     """
 
     def __init__(
@@ -67,11 +69,15 @@ class CrossNorm(nn.Module):
         self.active = False
         self.generator: torch.Generator | None = None
         self.partner: Tensor | None = None
+        self.rows: slice | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.active) or math.prod(x.shape[2:]) < 2:
             return x
-        return self._exchange(x)
+        if self.rows is None:
+            return self._exchange(x)
+        start, stop, _ = self.rows.indices(len(x))
+        return torch.cat([x[:start], self._exchange(x[start:stop]), x[stop:]])
 
     # Random boxes are Python numbers; a compiled graph would be compiled again for each of them.
     @torch.compiler.disable

@@ -158,6 +158,7 @@ def flip_and_shift(
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
+    """Positions outside [0, size) as those of the mirrored image, its edge not doubled."""
     last = size - 1
     return last - (last - position.abs()).abs()
 

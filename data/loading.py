@@ -1,14 +1,15 @@
 """Loaders whose every batch is a function of (seed, batches seen), and which resume exactly.
 
-`TrainLoader` counts the batches that it has given out; Lightning stores that count in checkpoints
-(its stateful-loader protocol) and gives it back on resume. `batch_size` is that of the global
-batch: processes share it out, so their number changes neither its samples nor their order.
+A `NumberedLoader` counts the batches that it has given out; Lightning stores that count in
+checkpoints (its stateful-loader protocol) and gives it back on resume. `TrainLoader` is the one of
+a single data set: its `batch_size` is that of the global batch, which processes share out, so that
+their number changes neither its samples nor their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import lightning as L
 import torch
@@ -19,6 +20,9 @@ from data.randomness import generator_for
 
 __all__ = [
     "BatchDataset",
+    "BatchSchedule",
+    "EpochDataset",
+    "NumberedLoader",
     "ResumableDataModule",
     "TrainLoader",
     "evaluation_loader",
@@ -26,6 +30,7 @@ __all__ = [
 ]
 
 Batch = dict[str, Any]
+Loader = TypeVar("Loader", bound="NumberedLoader")
 
 
 class BatchDataset(Protocol):
@@ -34,6 +39,24 @@ class BatchDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, positions: list[int]) -> Batch: ...
+
+
+@runtime_checkable
+class EpochDataset(Protocol):
+    """A data set whose samples are augmented where they are read, anew in every epoch."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, positions: list[int], epoch: int) -> Batch: ...
+
+
+class BatchSchedule(Protocol):
+    """Every batch of a run by its number; those numbers are read in the loader's workers."""
+
+    @property
+    def per_epoch(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Batch: ...
 
 
 def process_rank() -> tuple[int, int]:
@@ -46,7 +69,7 @@ def process_rank() -> tuple[int, int]:
 class _Schedule(Dataset[Batch]):
     """Batch number b of the run, for b from 0 on. Computed where it is read: in the worker."""
 
-    def __init__(self, dataset: BatchDataset, batch_size: int, seed: int) -> None:
+    def __init__(self, dataset: BatchDataset | EpochDataset, batch_size: int, seed: int) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -67,8 +90,11 @@ class _Schedule(Dataset[Batch]):
         epoch, place = divmod(number, self.per_epoch)
         start = place * self.batch_size
         positions = self.order(epoch)[start : start + self.batch_size]
-        own = positions.tensor_split(self.world)[self.rank]
-        batch = self.dataset[own.tolist()]
+        own = positions.tensor_split(self.world)[self.rank].tolist()
+        if isinstance(self.dataset, EpochDataset):
+            batch = self.dataset.draw(own, epoch)
+        else:
+            batch = self.dataset[own]
         # Python numbers: reading them on a GPU's host must not wait for the device.
         batch["number"], batch["epoch"] = number, epoch
         return batch
@@ -88,47 +114,22 @@ class _Numbers:
         return self.length
 
 
-class TrainLoader:
-    """Endless shuffled batches, an epoch at a time.
+class NumberedLoader:
+    """The endless batches of a schedule, an epoch at a time.
 
     Args:
-        dataset: indexed by lists of positions.
-        batch_size: samples of the global batch; the number of processes must divide it.
-        seed: of the order.
+        schedule: makes batch b of the run, for b from 0 on.
         workers: processes that read ahead; 0 reads in the training process.
         pin_memory: for copies to a GPU that overlap with its work.
-
-    Each batch carries its ``number``, counted over the whole run, and its ``epoch``.
-    The last batch of an epoch may be smaller.
-
-    Raises:
-        ValueError: for a batch size that does not fit the data or the number of processes.
     """
 
     def __init__(
-        self,
-        dataset: BatchDataset,
-        *,
-        batch_size: int,
-        seed: int,
-        workers: int = 0,
-        pin_memory: bool = False,
+        self, schedule: BatchSchedule, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
-        _, world = process_rank()
-        if batch_size % world:
-            raise ValueError(
-                f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
-                f"global batch, but got {batch_size}."
-            )
-        self._schedule = _Schedule(dataset, batch_size, seed)
-        if self._schedule.per_epoch == 0:
-            raise ValueError(
-                f"Expected at least {2 * world} training samples, but got {len(dataset)}."
-            )
-        self._numbers = _Numbers(self._schedule.per_epoch)
+        self._numbers = _Numbers(schedule.per_epoch)
         self.batches_seen = 0
         self._loader: DataLoader[Batch] = DataLoader(
-            self._schedule,
+            schedule,  # type: ignore[arg-type]  # indexed by batch number
             batch_size=None,
             sampler=self._numbers,
             num_workers=workers,
@@ -137,7 +138,7 @@ class TrainLoader:
         )
 
     def __len__(self) -> int:
-        return self._schedule.per_epoch
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[Batch]:
         self._numbers.start = self.batches_seen
@@ -152,6 +153,46 @@ class TrainLoader:
         self.batches_seen = state["batches_seen"]
 
 
+class TrainLoader(NumberedLoader):
+    """Endless shuffled batches of one data set, an epoch at a time.
+
+    Args:
+        dataset: indexed by lists of positions, or drawn from by positions and epoch.
+        batch_size: samples of the global batch; the number of processes must divide it.
+        seed: of the order.
+        workers: processes that read ahead; 0 reads in the training process.
+        pin_memory: for copies to a GPU that overlap with its work.
+
+    Each batch carries its ``number``, counted over the whole run, and its ``epoch``.
+    The last batch of an epoch may be smaller.
+
+    Raises:
+        ValueError: for a batch size that does not fit the data or the number of processes.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchDataset | EpochDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        _, world = process_rank()
+        if batch_size % world:
+            raise ValueError(
+                f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
+                f"global batch, but got {batch_size}."
+            )
+        schedule = _Schedule(dataset, batch_size, seed)
+        if schedule.per_epoch == 0:
+            raise ValueError(
+                f"Expected at least {2 * world} training samples, but got {len(dataset)}."
+            )
+        super().__init__(schedule, workers=workers, pin_memory=pin_memory)
+
+
 class ResumableDataModule(L.LightningDataModule):
     """A data module whose training loader continues where the checkpoint left it.
 
@@ -160,10 +201,10 @@ class ResumableDataModule(L.LightningDataModule):
     own state has no such condition.
     """
 
-    train_loader: TrainLoader | None = None
+    train_loader: NumberedLoader | None = None
     _batches_seen = 0
 
-    def resumable(self, loader: TrainLoader) -> TrainLoader:
+    def resumable(self, loader: Loader) -> Loader:
         """Register the training loader; to be called by ``train_dataloader``."""
         loader.batches_seen = self._batches_seen
         self.train_loader = loader

@@ -133,18 +133,26 @@ class CNSNModule(L.LightningModule):
 
     @contextmanager
     def crossnorm_view(
-        self, step: int, view: int = 0, *, partner: Tensor | None = None
+        self,
+        step: int,
+        view: int = 0,
+        *,
+        partner: Tensor | None = None,
+        rows: slice | None = None,
     ) -> Iterator[None]:
         """Within it, k sites are active: all processes choose the same, each draws by itself.
 
         Args:
             step: the batch's number.
             view: of several views in one step, each with sites and draws of its own.
-            partner: see :class:`cnsn.CrossNorm`.
+            partner: see :class:`cnsn.CrossNorm`, also for `rows`.
+            rows: samples of the batch that it acts on; None means all.
         """
         sites = generator_for(self.seed, "sites", step, view)
         draws = generator_for(self.seed, "draws", step, view, self.global_rank)
-        with crossnorm_active(self.network, self.crossnorm.k, sites, draws=draws, partner=partner):
+        with crossnorm_active(
+            self.network, self.crossnorm.k, sites, draws=draws, partner=partner, rows=rows
+        ):
             yield
 
     def log_losses(self, **losses: Tensor) -> None:

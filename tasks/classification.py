@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
-from data.corruptions import CORRUPTIONS
 from tasks.base import CNSNModule, CrossNormTraining
-from tasks.metrics import GroupedErrors, mean_over_corruptions
+from tasks.metrics import GroupedErrors, summarise
 from tasks.optim import OptimizerSpec
 
 __all__ = ["Classification"]
@@ -131,26 +130,6 @@ class Classification(CNSNModule):
         from tasks.report_table import print_classification
 
         print_classification(record)
-
-
-def summarise(values: dict[str, list[float]], conditions: list[tuple[str, int]]) -> dict[str, Any]:
-    """The figures of a test: a summary, and error, ECE and n of every condition.
-
-    ``mce`` and ``corrupted_ece`` are means over the corruptions tested, the four extra ones left
-    out; ``corruptions`` says which those were.
-    """
-    tested = [c for c in CORRUPTIONS if any(c == name for name, _ in conditions)]
-    summary = {"error": values["error"][0], "ece": values["ece"][0]}
-    if tested:
-        summary["mce"] = mean_over_corruptions(values["error"], conditions, tested)
-        summary["corrupted_ece"] = mean_over_corruptions(values["ece"], conditions, tested)
-    by_condition = [
-        {"corruption": name, "severity": severity, "error": error, "ece": ece, "n": n}
-        for (name, severity), error, ece, n in zip(
-            conditions, values["error"], values["ece"], values["n"], strict=True
-        )
-    ]
-    return {"summary": summary, "corruptions": tested, "conditions": by_condition}
 
 
 TASK = Classification

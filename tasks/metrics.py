@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["GroupedErrors", "mean_over_corruptions"]
+from data.corruptions import CORRUPTIONS
+
+__all__ = ["GroupedErrors", "mean_over_corruptions", "summarise"]
 
 Condition = tuple[str, int]
 
@@ -81,3 +84,23 @@ def mean_over_corruptions(
             raise ValueError(f"Expected {name} at severities {sorted(severities)}, but got none.")
     means = [sum(by_corruption[c].values()) / len(by_corruption[c]) for c in corruptions]
     return sum(means) / len(means)
+
+
+def summarise(values: dict[str, list[float]], conditions: list[tuple[str, int]]) -> dict[str, Any]:
+    """The figures of a test: a summary, and error, ECE and n of every condition.
+
+    ``mce`` and ``corrupted_ece`` are means over the corruptions tested, the four extra ones left
+    out; ``corruptions`` says which those were.
+    """
+    tested = [c for c in CORRUPTIONS if any(c == name for name, _ in conditions)]
+    summary = {"error": values["error"][0], "ece": values["ece"][0]}
+    if tested:
+        summary["mce"] = mean_over_corruptions(values["error"], conditions, tested)
+        summary["corrupted_ece"] = mean_over_corruptions(values["ece"], conditions, tested)
+    by_condition = [
+        {"corruption": name, "severity": severity, "error": error, "ece": ece, "n": n}
+        for (name, severity), error, ece, n in zip(
+            conditions, values["error"], values["ece"], values["n"], strict=True
+        )
+    ]
+    return {"summary": summary, "corruptions": tested, "conditions": by_condition}
