@@ -76,6 +76,7 @@ class Table:
         scale: factor on every value; 100 for percent.
         setting: header of the rows' settings.
         breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
+        note: what the numbers show and what not; stands under the table.
         pivot: one line a method and one column a setting, with the mean over settings.
     """
 
@@ -90,6 +91,7 @@ class Table:
     scale: float = 100.0
     setting: str = "setting"
     breakdown: str = "corruption"
+    note: str = ""
     pivot: bool = False
 
     @staticmethod

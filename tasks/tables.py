@@ -217,6 +217,8 @@ def render(table: Table, dataset: str, runs: Runs) -> dict[str, str]:
     md = f"# {title}\n\n{markdown(lines)}\n"
     if runs:
         md += f"{provenance(table, runs)}\n"
+        # It speaks of the table's own data.
+        md += f"\n{table.note.strip()}\n" if table.note and dataset == table.dataset else ""
         parts = breakdown_lines(table, runs, paper)
         if len(parts) > 1:
             md += f"\n## By {table.breakdown}\n\n{markdown(parts)}"
