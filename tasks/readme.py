@@ -1,0 +1,59 @@
+"""Fill README's generated parts from results/: ``python -m tasks.readme [--check]``.
+
+A part begins with ``<!-- results/NAME.md -->`` and ends with ``<!-- end -->``; between them stands
+that file's table with what it was made from, without its breakdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+__all__ = ["fill", "main"]
+
+ROOT = Path(__file__).resolve().parents[1]
+PART = re.compile(r"<!-- (results/[\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def fill(text: str, root: Path) -> str:
+    """`text` with every generated part made anew.
+
+    Raises:
+        ValueError: a part names a file that is not there.
+    """
+
+    def part(match: re.Match[str]) -> str:
+        path = root / match[1]
+        if not path.is_file():
+            raise ValueError(
+                f"Expected {match[1]}, which README shows, but there is no such file: make it with "
+                f"`python reproduce.py {path.stem} --print`."
+            )
+        title, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        shown = re.split(r"\n## ", rest)[0].strip()
+        made = re.findall(r"^Made by .*$", rest, re.MULTILINE)
+        if made and made[-1] not in shown:
+            shown += f"\n\n{made[-1]}"
+        return f"<!-- {match[1]} -->\n**{title.lstrip('# ')}**\n\n{shown}\n<!-- end -->"
+
+    return PART.sub(part, text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; with --check nothing is written and 1 says that README is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    options = parser.parse_args(arguments)
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = fill(before, ROOT)
+    if options.check:
+        return int(after != before)
+    path.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
