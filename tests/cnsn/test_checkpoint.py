@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import subprocess
+import runpy
 import sys
 import warnings
 from collections.abc import Callable
@@ -190,14 +190,17 @@ def test_converted_file_holds_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(again[key], value) for key, value in state.items()) and len(again) == 3
 
 
-def test_conversion_on_the_command_line(tmp_path: Path, root: Path) -> None:
+def test_conversion_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, out = save_officially(build(), tmp_path / "ckpt"), tmp_path / "w.safetensors"
-    command = [sys.executable, "-m", "cnsn.checkpoint", "convert", str(path), str(out)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    monkeypatch.setattr(sys, "argv", ["cnsn.checkpoint", "convert", str(path), str(out)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runpy.run_module("cnsn.checkpoint", run_name="__main__")
     state = build().state_dict()
     values = sum(value.numel() for value in state.values())
-    assert done.stdout == f"{out}: {len(state)} tensors, {values:,} values\n"
-    assert (done.stderr, done.returncode) == ("", 0)
+    assert capsys.readouterr() == (f"{out}: {len(state)} tensors, {values:,} values\n", "")
 
 
 def test_conversion_refuses(tmp_path: Path) -> None:
