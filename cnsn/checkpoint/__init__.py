@@ -1,0 +1,189 @@
+"""Load weights trained with the official code, and write them without pickle.
+
+Its checkpoints are pickled dicts of epoch, best accuracy, optimiser and ``state_dict``, with the
+``module.`` prefix of DataParallel on every key.
+
+    python -m cnsn.checkpoint convert PATH OUT.safetensors
+
+https://github.com/amazon-science/crossnorm-selfnorm
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["convert", "key_report", "load_official", "read_state_dict"]
+
+Net = TypeVar("Net", bound=nn.Module)
+LISTED_KEYS = 8
+
+
+class _Ignored:
+    """Stands for a NumPy number in a checkpoint, such as its best accuracy: none is a weight."""
+
+    def __init__(self, *parts: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# What pickles of NumPy numbers call, under the names of NumPy 1 and 2.
+NUMPY_NUMBERS: list[Any] = [
+    (_Ignored, f"numpy.{name}")
+    for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")
+]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights in `path`, without the prefixes of DataParallel; nothing in it is executed.
+
+    Args:
+        path: a file of ``torch.save``, or one that ends in ``.safetensors``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a checkpoint at {path}, but there is no such file.")
+    try:
+        content = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    except (OSError, MemoryError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # A damaged file fails wherever the damage is, in any way.
+        raise ValueError(
+            f"Expected {path} to be a checkpoint of tensors and plain values, but it could not be "
+            f"read safely ({_reason(error)}). Nothing in it was executed; download it again, or "
+            "save it anew as torch.save(net.state_dict(), path)."
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"Expected {path} to hold a state dict of tensors, but it does not.")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without torch's advice to trust the file."""
+    text = str(error.__context__ or error)
+    if named := re.search(r"GLOBAL (\S+)", text):
+        return f"it asks for {named[1]}"
+    return text.partition("\n")[0] or type(error).__name__
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _read_pickle(path: Path) -> Any:
+    with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    return _safetensors().load_file(path)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Expected the package safetensors for such files, but it is not installed: "
+            "pip install safetensors"
+        ) from error
+    return safetensors.torch
+
+
+def convert(path: str | Path, out: str | Path) -> dict[str, Tensor]:
+    """Write the weights in `path` to the new file `out`, which holds tensors and no code.
+
+    Args:
+        path: see :func:`read_state_dict`.
+        out: ends in ``.safetensors``; its keys are without the prefixes of DataParallel.
+
+    Returns:
+        The weights.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no folder for the new one.
+        FileExistsError: `out` exists; it is left as it is.
+        ValueError: `out` has another ending, or `path` cannot be read.
+    """
+    out = Path(out)
+    if not _is_safetensors(out):
+        raise ValueError(f"Expected the new file's name to end in .safetensors, but got {out}.")
+    if out.exists():
+        raise FileExistsError(
+            f"Expected {out} to be a new file, but it exists: remove it or choose another name."
+        )
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"Expected the folder {out.parent}, but there is none: create it.")
+    save = _safetensors().save
+    state = read_state_dict(path)
+    # Copies, for the format knows no shared memory.
+    content = save({key: value.clone() for key, value in state.items()}, metadata={"format": "pt"})
+    unfinished = out.with_name(f"{out.name}.part")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.rename(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return state
+
+
+def load_official(net: Net, path: str | Path) -> Net:
+    """Load an official checkpoint into `net`, strictly, and return it.
+
+    Args:
+        net: the same network, with the layers inserted as in the checkpoint.
+        path: a file written by the official training scripts, a bare state dict, or one of these
+            converted to ``.safetensors``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is unsafe or unreadable, or its keys or shapes are not those of
+            `net`; the message names what is missing, unexpected or of another shape. The network
+            is then unchanged.
+    """
+    state = read_state_dict(path)
+    if report := key_report(net, state):
+        raise ValueError(
+            f"Expected {path} to hold the weights of {type(net).__name__} with the layers inserted "
+            f"at the same position, but {report}."
+        )
+    net.load_state_dict(state, strict=True)
+    return net
+
+
+def key_report(net: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """How the keys and shapes of `state` differ from those of `net`; empty where they do not."""
+    own = net.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if not (missing or unexpected or reshaped):
+        return ""
+    return (
+        f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; "
+        f"{_listed('of another shape', reshaped)}"
+    )
+
+
+def _listed(what: str, keys: list[str]) -> str:
+    if not keys:
+        return f"0 keys are {what}"
+    shown = ", ".join(keys[:LISTED_KEYS]) + (", ..." if len(keys) > LISTED_KEYS else "")
+    return f"{len(keys)} keys are {what}: {shown}"
