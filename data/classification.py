@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -29,13 +29,28 @@ from data.images import (
     jitter_colours,
     normalise,
 )
-from data.loading import ResumableDataModule, TrainLoader, evaluation_loader
-from data.randomness import derive_seed
+from data.loading import (
+    Batch,
+    BatchDataset,
+    EpochDataset,
+    ResumableDataModule,
+    TrainLoader,
+    evaluation_loader,
+)
+from data.randomness import derive_seed, generator_for
 
 __all__ = ["CIFAR", "Digits", "ImageClassificationData"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Arrays = tuple[np.ndarray, np.ndarray]
+
+
+class TestConditions(BatchDataset, Protocol):
+    """The test's conditions behind one another; see :class:`data.images.EvaluationSets`."""
+
+    groups: list[Group]
+
+    def span(self, group: int) -> range: ...
 
 
 class ImageClassificationData(ResumableDataModule):
@@ -52,8 +67,13 @@ class ImageClassificationData(ResumableDataModule):
         corruptions: names of the test's corruptions; empty tests on clean images alone.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
+
+    Attributes:
+        COMPLETE: the corruptions whose mean, over all severities, is the set's mean corruption
+            error; over others it is a partial one.
     """
 
+    COMPLETE: ClassVar[tuple[str, ...]] = CORRUPTIONS
     num_classes: int
     title: str
 
@@ -97,9 +117,9 @@ class ImageClassificationData(ResumableDataModule):
         self.jitter = jitter
         self.corruptions = tuple(corruptions)
         self.mean, self.std = tuple(mean), tuple(std)
-        self._train: ImageTensor | None = None
+        self._train: BatchDataset | EpochDataset | None = None
         self._test: Arrays | None = None
-        self._groups: EvaluationSets | None = None
+        self._groups: TestConditions | None = None
 
     def read(self) -> tuple[Arrays, Arrays]:
         """Images uint8 (N, H, W, 3) and labels int64 (N,), of training and test."""
@@ -109,10 +129,14 @@ class ImageClassificationData(ResumableDataModule):
         """Images and labels of every corrupted condition."""
         raise NotImplementedError
 
+    def reference_errors(self) -> dict[str, float] | None:
+        """The errors by corruption that normalise the mean corruption error, where it has such."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts."""
-        assert self._train is not None and self._test is not None
         train = self._train
+        assert isinstance(train, ImageTensor) and self._test is not None
         return {
             "dataset": self.title,
             "fingerprint": fingerprint(train.images.numpy(), train.labels.numpy(), *self._test),
@@ -159,6 +183,29 @@ class ImageClassificationData(ResumableDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def condition_loader(self, group: int, *, shuffled: bool = False) -> DataLoader[Batch]:
+        """The images of one test condition, shared out among processes; not yet normalised.
+
+        Args:
+            group: the condition's number.
+            shuffled: in an order that is the same at every call, with batches that are each a fair
+                sample and hold at least two images.
+        """
+        assert self._groups is not None
+        span = self._groups.span(group)
+        positions = torch.arange(span.start, span.stop)
+        if shuffled:
+            generator = generator_for("condition", *self._groups.groups[group])
+            positions = positions[torch.randperm(len(positions), generator=generator)]
+        return evaluation_loader(
+            self._groups,
+            batch_size=self.eval_batch_size,
+            workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            positions=positions,
+            least=2 if shuffled else 1,
+        )
+
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._evaluation()
 
@@ -172,9 +219,10 @@ class ImageClassificationData(ResumableDataModule):
             jitter_seed = derive_seed(self.seed, "jitter", epoch)
             images = jitter_colours(images, batch["index"], seed=jitter_seed, strength=self.jitter)
             seed = derive_seed(self.seed, "augmentation", epoch)
-            images = flip_and_shift(
-                images, batch["index"], seed=seed, padding=self.padding, flip=self.flip
-            )
+            if self.padding or self.flip:
+                images = flip_and_shift(
+                    images, batch["index"], seed=seed, padding=self.padding, flip=self.flip
+                )
         batch["image"] = normalise(images, self.mean, self.std)
         return batch
 
@@ -276,6 +324,7 @@ class Digits(ImageClassificationData):
 
     title = "scikit-learn digits (16x16)"
     num_classes = 10
+    COMPLETE = ("gaussian_noise", "defocus_blur", "fog", "brightness", "contrast")
     CORRUPTION_SEED = 0
     TRAIN = 1200
 
@@ -289,13 +338,7 @@ class Digits(ImageClassificationData):
         padding: int = 2,
         flip: bool = False,
         jitter: float = 0.0,
-        corruptions: Sequence[str] = (
-            "gaussian_noise",
-            "defocus_blur",
-            "fog",
-            "brightness",
-            "contrast",
-        ),
+        corruptions: Sequence[str] = COMPLETE,
     ) -> None:
         super().__init__(
             batch_size=batch_size,

@@ -85,21 +85,28 @@ class EvaluationSets:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def span(self, group: int) -> range:
+        """The positions of a condition's images."""
+        end = int(self._ends[group])
+        return range(end - len(self._arrays[group]), end)
+
     def __getitem__(self, positions: list[int] | Tensor) -> dict[str, Tensor]:
         index = np.asarray(positions)
         group = np.searchsorted(self._ends, index, side="right")
-        images, labels = [], []
+        images, labels, own = [], [], []
         # In order, so a batch touches one or two neighbouring sets.
         for g in np.unique(group):
             array = self._arrays[g]
-            places = index[group == g] - (self._ends[g] - len(array))
+            places = index[group == g] - self.span(g).start
             images.append(np.asarray(array[places]))
             labels.append(self._labels[g][places])
+            own.append(places)
         stacked = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)
         return {
             "image": stacked,
             "label": torch.from_numpy(np.concatenate(labels)).long(),
             "group": torch.from_numpy(group),
+            "index": torch.from_numpy(np.concatenate(own)),
         }
 
 

@@ -220,15 +220,35 @@ class ResumableDataModule(L.LightningDataModule):
 
 
 def evaluation_loader(
-    dataset: BatchDataset, *, batch_size: int, workers: int = 0, pin_memory: bool = False
+    dataset: BatchDataset,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    positions: Tensor | None = None,
+    least: int = 1,
 ) -> DataLoader[Batch]:
-    """Every sample once, in order; processes take disjoint shares of nearly equal size."""
+    """Every sample once, in order; processes take disjoint shares of nearly equal size.
+
+    Args:
+        dataset: indexed by lists of positions.
+        batch_size: of a process.
+        workers: processes that read ahead; 0 reads in this one.
+        pin_memory: for copies to a GPU that overlap with its work.
+        positions: of the samples to read, in order; None reads all.
+        least: samples that a batch must have; a smaller rest joins the batch before it.
+    """
     rank, world = process_rank()
-    share = torch.arange(len(dataset)).tensor_split(world)[rank]
+    if positions is None:
+        positions = torch.arange(len(dataset))
+    share = positions.tensor_split(world)[rank]
+    batches = list(share.split(batch_size)) if len(share) else []
+    if len(batches) > 1 and len(batches[-1]) < least:
+        batches[-2:] = [torch.cat(batches[-2:])]
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # indexed by batches
         batch_size=None,
-        sampler=share.split(batch_size) if len(share) else [],
+        sampler=batches,
         num_workers=workers,
         pin_memory=pin_memory,
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 CIFAR10_FILES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
@@ -35,3 +37,65 @@ def write_cifar(root: Path, *, name: str = "cifar10", n: int = 40, seed: int = 0
         }
         (folder / file).write_bytes(pickle.dumps(batch, protocol=2))
     return root
+
+
+CLASS_NAMES = ("n01440764", "n01443537", "n02102040")
+TWO_CORRUPTIONS = ("gaussian_noise", "fog")
+
+
+def write_imagenet(
+    root: Path, *, classes: Sequence[str] = CLASS_NAMES, n: int = 8, size: int = 24, seed: int = 0
+) -> Path:
+    """ImageNet's folders with `n` training and n / 2 validation images a class; returns `root`.
+
+    Images are JPEG files a little wider than high, larger than `size`; names are ImageNet's.
+    """
+    labels = np.repeat(np.arange(len(classes)), n)
+    images = learnable_images(labels, len(classes), seed)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = root / "train" / classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(image).resize((size * 3 // 2, size * 5 // 4))
+        picture.save(folder / f"{classes[label]}_{number}.JPEG", quality=95)
+    for folder, file, picture in _validation(root / "val", classes, n // 2, seed + 1):
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.resize((size * 5 // 4, size * 3 // 2)).save(folder / file, quality=95)
+    return root
+
+
+def write_imagenet_c(
+    base: Path,
+    *,
+    classes: Sequence[str] = CLASS_NAMES,
+    corruptions: Sequence[str] = TWO_CORRUPTIONS,
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    n: int = 8,
+    size: int = 24,
+    seed: int = 0,
+) -> Path:
+    """ImageNet-C's folders of :func:`write_imagenet`'s validation images; returns `base`.
+
+    The "corruption" is noise that grows with the severity; images are squares of `size`.
+    """
+    for corruption in corruptions:
+        for severity in severities:
+            rng = np.random.default_rng([seed, severity, len(corruption)])
+            own = base / corruption / str(severity)
+            for folder, file, picture in _validation(own, classes, n // 2, seed + 1):
+                folder.mkdir(parents=True, exist_ok=True)
+                pixels = np.asarray(picture.resize((size, size))).astype(float)
+                pixels += rng.normal(0, 20 * severity, pixels.shape)
+                noisy = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                noisy.save(folder / file, quality=95)
+    return base
+
+
+def _validation(
+    part: Path, classes: Sequence[str], n: int, seed: int
+) -> list[tuple[Path, str, Image.Image]]:
+    labels = np.repeat(np.arange(len(classes)), n)
+    images = learnable_images(labels, len(classes), seed)
+    return [
+        (part / classes[label], f"ILSVRC2012_val_{number + 1:08d}.JPEG", Image.fromarray(image))
+        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
