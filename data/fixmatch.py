@@ -121,7 +121,7 @@ class SemiSupervised(ImageClassificationData):
                 f"{self.num_classes} classes do not divide them: {least} a class, and one more "
                 f"for {int((counts == most).sum())} classes drawn by the label seed"
             )
-        unlabelled = f"{len(self._members)} unlabelled images" if self.unlabelled_ratio else "none"
+        unlabelled = f"{len(self._members)} images" if self.unlabelled_ratio else "none"
         return (
             f"Labels: {self.labels} of {len(self._train)} ({share}), label seed "
             f"{self.label_seed}, draw {draw_hash(self.labelled)}. Unlabelled: {unlabelled}."

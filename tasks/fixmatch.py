@@ -22,7 +22,6 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -267,7 +266,6 @@ class FixMatch(CNSNModule):
         self.metrics |= {"weights": "EMA", "evaluations": self.evaluations}
         self.log_dict({f"test/{name}": value for name, value in summary.items()})
 
-    @rank_zero_only
     def print_report(self, record: dict[str, Any]) -> None:
         """Print EMA's figures by condition, then both weights', then the pseudo-labels'."""
         from tasks.report_table import print_classification
@@ -279,8 +277,11 @@ class FixMatch(CNSNModule):
         )
         pseudo = (record["evaluations"] or [{}])[-1].get("pseudo_labels")
         if pseudo is not None:
-            rates = [f"{name} {100 * pseudo[name]:.1f} %" for name in ("mask_rate", "accuracy")]
-            print(f"Pseudo-labels since the evaluation before the last: {', '.join(rates)}.")
+            kept, right = (100 * pseudo[name] for name in ("mask_rate", "accuracy"))
+            print(
+                f"Pseudo-labels of the last epoch: {kept:.1f} % kept, "
+                + (f"{right:.1f} % of them right." if kept else "so none to be right.")
+            )
 
 
 TASK = FixMatch

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnsn import CNSNSpec, crossnorm_active, insert
+from cnsn import CNSNSpec, CrossNorm, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
+from cnsn.layers import Crop
 from cnsn.nets import wide_resnet
 
 
@@ -83,6 +84,20 @@ def test_partner_is_used(net: torch.nn.Module) -> None:
         # Each sample with its own style: nothing changes but rounding.
         torch.testing.assert_close(same(x), reference, rtol=1e-3, atol=1e-4)
     assert plain.shape == reference.shape
+
+
+@pytest.mark.parametrize("crop", ["neither", "both"])
+def test_rows_outside_the_slice_pass_unchanged(crop: Crop) -> None:
+    layer = CrossNorm(crop=crop).train()
+    x = torch.randn(9, 3, 6, 6)
+    draws = [torch.Generator().manual_seed(7) for _ in range(2)]
+    with crossnorm_active(layer, 1, draws=draws[0], rows=slice(2, 7)):
+        out = layer(x)
+    assert layer.rows is None
+    assert torch.equal(out[:2], x[:2]) and torch.equal(out[7:], x[7:])
+    with crossnorm_active(layer, 1, draws=draws[1]):
+        alone = layer(x[2:7])
+    assert torch.equal(out[2:7], alone) and not torch.equal(alone, x[2:7])
 
 
 def insert_without_crop() -> torch.nn.Module:
