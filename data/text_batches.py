@@ -71,20 +71,18 @@ class EncodedTexts:
 
     def cut(self, longest: int) -> EncodedTexts:
         """Only the first `longest` words of every text."""
-        lengths = self.lengths.clamp(max=longest)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        inside = torch.repeat_interleave(self.starts[:-1] - starts[:-1], lengths)
-        tokens = self.tokens[inside + torch.arange(int(starts[-1]))]
-        return EncodedTexts(tokens, starts, self.labels, self.groups)
+        return self._taken(self.starts[:-1], self.lengths.clamp(max=longest), slice(None))
 
     def reordered(self, order: Tensor) -> EncodedTexts:
         """The same texts in another order, or some of them."""
-        lengths = self.lengths[order]
+        return self._taken(self.starts[:-1][order], self.lengths[order], order)
+
+    def _taken(self, begin: Tensor, lengths: Tensor, rows: Tensor | slice) -> EncodedTexts:
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        inside = torch.repeat_interleave(self.starts[:-1][order] - starts[:-1], lengths)
-        tokens = self.tokens[inside + torch.arange(int(starts[-1]))]
-        groups = None if self.groups is None else self.groups[order]
-        return EncodedTexts(tokens, starts, self.labels[order], groups)
+        shift = torch.repeat_interleave(begin - starts[:-1], lengths)
+        tokens = self.tokens[shift + torch.arange(int(starts[-1]))]
+        groups = None if self.groups is None else self.groups[rows]
+        return EncodedTexts(tokens, starts, self.labels[rows], groups)
 
     @classmethod
     def joined(cls, sets: list[EncodedTexts]) -> EncodedTexts:
