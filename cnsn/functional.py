@@ -33,19 +33,25 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def instance_stats(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+def instance_stats(
+    x: Tensor, eps: float = 1e-5, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every channel of every sample.
 
     Args:
         x: floating point, of shape (B, C, H, W) or (B, C, L).
         eps: added to the unbiased variance, inside the root.
+        mask: bool (B, H, W) or (B, L), the positions that count; None counts all. Whatever the
+            others hold, NaN included, changes nothing, and no gradient reaches them.
 
     Returns:
         ``mean`` and ``std`` of shape (B, C, 1, 1) or (B, C, 1), in float32 for half-precision
-        inputs and in the input's dtype otherwise. The variance of a single position is 0.
+        inputs and in the input's dtype otherwise. The variance of a single position is 0, as are
+        mean and variance of a sample of which no position counts.
 
     Raises:
-        ValueError: for another number of dimensions, an integer dtype or a map with no position.
+        ValueError: for another number of dimensions, an integer dtype, a map with no position or
+            a mask of another shape or dtype.
     """
     dims = _spatial_dims(x)
     if not x.is_floating_point():
@@ -54,10 +60,29 @@ def instance_stats(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     if positions == 0:
         raise ValueError(f"Expected `x` to have at least 1 position, but got {tuple(x.shape)}.")
     x = _at_least_float32(x)
+    if mask is not None:
+        return _masked_stats(x, eps, mask, dims)
     mean = x.mean(dims, keepdim=True)
     # Two passes: E[x^2] - mean^2 loses every digit once |mean| / std passes about 1e3, and the
     # stock variance kernel is several times slower on CPU.
     variance = (x - mean).square().sum(dims, keepdim=True) / max(positions - 1, 1)
+    return mean, (variance + eps).sqrt()
+
+
+def _masked_stats(
+    x: Tensor, eps: float, mask: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    if mask.dtype != torch.bool or mask.shape != (x.shape[0], *x.shape[2:]):
+        raise ValueError(
+            f"Expected `mask` to be bool of shape {(x.shape[0], *x.shape[2:])}, but got "
+            f"{mask.dtype} {tuple(mask.shape)}."
+        )
+    mask = mask.unsqueeze(1)
+    count = mask.sum(dims, keepdim=True)
+    # Selected, not multiplied: 0 * NaN is NaN.
+    mean = torch.where(mask, x, 0).sum(dims, keepdim=True) / count.clamp(min=1)
+    deviation = torch.where(mask, x - mean, 0)
+    variance = deviation.square().sum(dims, keepdim=True) / (count - 1).clamp(min=1)
     return mean, (variance + eps).sqrt()
 
 

@@ -41,6 +41,10 @@ class CrossNorm(nn.Module):
     and is returned unchanged. One box and one permutation serve the whole batch, as in the
     released code.
 
+    Sequences of different lengths: ``forward(x, mask)`` with `mask` bool (B, L) takes statistics
+    from the positions that count, and leaves the others as they are. The box is then the same
+    share of each sequence's own positions.
+
     Attributes:
         active: set for the length of a forward by :func:`cnsn.crossnorm_active`.
         generator: CPU generator of permutation and boxes; None means torch's global one.
@@ -71,17 +75,20 @@ class CrossNorm(nn.Module):
         self.partner: Tensor | None = None
         self.rows: slice | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not (self.training and self.active) or math.prod(x.shape[2:]) < 2:
             return x
         if self.rows is None:
-            return self._exchange(x)
+            return self._exchange(x, mask)
         start, stop, _ = self.rows.indices(len(x))
-        return torch.cat([x[:start], self._exchange(x[start:stop]), x[stop:]])
+        own = None if mask is None else mask[start:stop]
+        return torch.cat([x[:start], self._exchange(x[start:stop], own), x[stop:]])
 
     # Random boxes are Python numbers; a compiled graph would be compiled again for each of them.
     @torch.compiler.disable
-    def _exchange(self, x: Tensor) -> Tensor:
+    def _exchange(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            return self._masked_exchange(x, mask)
         dim = 0 if self.mode == "2-instance" else 1
         order = self._draw_order(x.shape[dim]).to(x.device)
         if self.crop == "neither":
@@ -98,6 +105,41 @@ class CrossNorm(nn.Module):
         out = x.clone()
         out[box] = cross_norm(x[box], style)
         return out
+
+    def _masked_exchange(self, x: Tensor, mask: Tensor) -> Tensor:
+        if x.ndim != 3:
+            raise ValueError(
+                f"Expected `x` with a mask to be sequences (B, C, L), but got {tuple(x.shape)}."
+            )
+        dim = 0 if self.mode == "2-instance" else 1
+        order = self._draw_order(x.shape[dim]).to(x.device)
+        style = self._boxed(mask) if self.crop in ("style", "both") else mask
+        own = self._boxed(mask) if self.crop in ("content", "both") else mask
+        stats = instance_stats(x, 1e-5, own)
+        styles = stats if own is style else instance_stats(x, 1e-5, style)
+        restyled = restyle(x, *stats, *(s.index_select(dim, order) for s in styles))
+        # A single position has no style: it neither gets nor gives one.
+        enough = style.sum(1) > 1
+        enough = enough.index_select(0, order) if dim == 0 else enough
+        changed = own & (enough & (own.sum(1) > 1))[:, None]
+        return torch.where(changed[:, None], restyled, x)
+
+    def _boxed(self, mask: Tensor) -> Tensor:
+        """The positions of `mask` in a random box: the same share of every sequence's own."""
+        lengths = mask.sum(1, keepdim=True)
+        longest = int(lengths.max())
+        if longest < 2:
+            return mask
+        start, _, length, _ = sample_box(
+            longest, 1, beta=self.beta, min_area=self.min_area, generator=self.generator
+        )
+        first = lengths * start // longest
+        # At least 2 positions, as a box of the longest sequence has.
+        last = torch.maximum((lengths * (start + length)) // longest, first + 2)
+        last = last.minimum(lengths)
+        first = torch.minimum(first, (last - 2).clamp(min=0))
+        place = mask.cumsum(1) - 1
+        return mask & (place >= first) & (place < last)
 
     def _draw_order(self, n: int) -> Tensor:
         if self.partner is None:
@@ -134,6 +176,8 @@ class SelfNorm(nn.Module):
 
     Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
     the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
+    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count, and the
+    others are left as they are.
 
     Raises:
         ValueError: for a wrong number of channels, or a batch of one sample while training (its
@@ -155,9 +199,13 @@ class SelfNorm(nn.Module):
             self.f_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
             self.f_bn = nn.BatchNorm1d(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self._check(x)
-        mean, std = instance_stats(x, self.eps)
+        mean, std = instance_stats(x, self.eps, mask)
+        y = self._recalibrated(x, mean, std)
+        return y if mask is None else torch.where(mask.unsqueeze(1), y, x)
+
+    def _recalibrated(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         gain = self._gate(mean, std, self.g_fc, self.g_bn)
         if self.f_fc is None or self.f_bn is None:
             return (x * gain).to(x.dtype)
@@ -192,7 +240,7 @@ class SelfNorm(nn.Module):
 class CNSN(nn.Module):
     """CrossNorm, then SelfNorm; either may be missing.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came.
+    Shape: (B, C, H, W) or (B, C, L), returned as it came. `mask` is that of the two layers.
     """
 
     def __init__(
@@ -202,11 +250,11 @@ class CNSN(nn.Module):
         self.crossnorm = crossnorm
         self.selfnorm = selfnorm
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.crossnorm is not None:
-            x = self.crossnorm(x)
+            x = self.crossnorm(x, mask)
         if self.selfnorm is not None:
-            x = self.selfnorm(x)
+            x = self.selfnorm(x, mask)
         return x
 
 

@@ -54,12 +54,15 @@ class SitedBlock(nn.Module):
     cnsn: CNSN
     crossnorm: CrossNorm
 
-    def at(self, site: str, x: Tensor) -> Tensor:
-        """What the layers at `site` make of `x`; `x` itself where there are none."""
+    def at(self, site: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the layers at `site` make of `x`; `x` itself where there are none.
+
+        `mask`, bool (B, L), says which positions of sequences count.
+        """
         if site == self.crossnorm_site:
-            x = self.crossnorm(x)
+            x = self.crossnorm(x, mask)
         if site == self.cnsn_site:
-            x = self.cnsn(x)
+            x = self.cnsn(x, mask)
         return x
 
     def put(self, site: str, layers: CNSN | CrossNorm) -> None:

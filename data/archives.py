@@ -43,6 +43,7 @@ __all__ = [
     "difference",
     "download",
     "format_bytes",
+    "read_members",
     "remove_leftovers",
     "unpack",
     "verify",
@@ -510,6 +511,54 @@ def remove_leftovers(root: Path | str) -> None:
     """Remove what killed calls of `unpack` left in `root`; only while no other one runs there."""
     for workspace in Path(root).glob(_WORKSPACE + "*"):
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def read_members(
+    archive: Path | str,
+    wanted: Callable[[str], bool],
+    max_bytes: int,
+    *,
+    max_members: int = 2_000_000,
+    max_ratio: float = 200.0,
+) -> Generator[tuple[str, bytes], None, None]:
+    """Name and content of the wanted files of a .tar, .tar.gz or .zip file, without unpacking it.
+
+    Args:
+        archive: the file.
+        wanted: whether the file of this name is read; the others are passed over.
+        max_bytes: limit on the size of one wanted file, in bytes.
+        max_members: limit on the number of files and folders.
+        max_ratio: limit on unpacked bytes per byte of archive.
+
+    Raises:
+        ArchiveError: the archive is damaged or refused, by the rules of :func:`unpack`.
+    """
+    archive = Path(archive)
+    gate = _Gate(archive.stat().st_size, 256 << 30, max_members, max_ratio)
+    try:
+        with closing(_members(archive)) as members:
+            for member in members:
+                gate.admit(member)
+                if member.kind == "file" and wanted(member.name):
+                    yield member.name, _content(member, max_bytes)
+    except ArchiveError:
+        raise
+    except _DAMAGED as error:
+        raise ArchiveError(
+            f"it is damaged, cut short, or not a .tar, .tar.gz or .zip file ({error})"
+        ) from error
+
+
+def _content(member: _Member, max_bytes: int) -> bytes:
+    if member.size > max_bytes:
+        raise ArchiveError(f"{member.name!r} has more than {format_bytes(max_bytes)}")
+    source = member.open()
+    assert source is not None  # only regular files come here
+    with source:
+        content = source.read(member.size + 1)
+    if len(content) != member.size:
+        raise ArchiveError(f"{member.name!r} has not the {member.size} bytes that it declares")
+    return content
 
 
 def _require_absent(target: Path) -> None:

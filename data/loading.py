@@ -8,7 +8,7 @@ their number changes neither its samples nor their order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import lightning as L
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Batch = dict[str, Any]
+Order = Callable[[int], Tensor]
 Loader = TypeVar("Loader", bound="NumberedLoader")
 
 
@@ -69,10 +70,17 @@ def process_rank() -> tuple[int, int]:
 class _Schedule(Dataset[Batch]):
     """Batch number b of the run, for b from 0 on. Computed where it is read: in the worker."""
 
-    def __init__(self, dataset: BatchDataset | EpochDataset, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: BatchDataset | EpochDataset,
+        batch_size: int,
+        seed: int,
+        make_order: Order | None,
+    ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
+        self.make_order = make_order or self.shuffled
         self.rank, self.world = process_rank()
         rest = len(dataset) % batch_size
         # A rest too small for batch statistics on every process is left out.
@@ -82,9 +90,12 @@ class _Schedule(Dataset[Batch]):
     def order(self, epoch: int) -> Tensor:
         """The epoch's permutation of the data set."""
         if self._order is None or self._order[0] != epoch:
-            generator = generator_for(self.seed, "order", epoch)
-            self._order = epoch, torch.randperm(len(self.dataset), generator=generator)
+            self._order = epoch, self.make_order(epoch)
         return self._order[1]
+
+    def shuffled(self, epoch: int) -> Tensor:
+        generator = generator_for(self.seed, "order", epoch)
+        return torch.randperm(len(self.dataset), generator=generator)
 
     def __getitem__(self, number: int) -> Batch:
         epoch, place = divmod(number, self.per_epoch)
@@ -162,6 +173,7 @@ class TrainLoader(NumberedLoader):
         seed: of the order.
         workers: processes that read ahead; 0 reads in the training process.
         pin_memory: for copies to a GPU that overlap with its work.
+        order: makes each epoch's permutation, from the epoch's number alone; None shuffles.
 
     Each batch carries its ``number``, counted over the whole run, and its ``epoch``.
     The last batch of an epoch may be smaller.
@@ -178,6 +190,7 @@ class TrainLoader(NumberedLoader):
         seed: int,
         workers: int = 0,
         pin_memory: bool = False,
+        order: Order | None = None,
     ) -> None:
         _, world = process_rank()
         if batch_size % world:
@@ -185,7 +198,7 @@ class TrainLoader(NumberedLoader):
                 f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
                 f"global batch, but got {batch_size}."
             )
-        schedule = _Schedule(dataset, batch_size, seed)
+        schedule = _Schedule(dataset, batch_size, seed, order)
         if schedule.per_epoch == 0:
             raise ValueError(
                 f"Expected at least {2 * world} training samples, but got {len(dataset)}."

@@ -138,7 +138,8 @@ def build_optimizer(
     """
     optimizer: Optimizer
     if spec.algorithm == "adam":
-        optimizer = Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        # Fused: one pass over each tensor, which large tables of word vectors need on CPU.
+        optimizer = Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
     else:
         optimizer = SGD(
             parameters,

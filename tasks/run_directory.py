@@ -43,7 +43,14 @@ NEUTRAL_TRAINER = {
 }
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights",)
-NEUTRAL_DATA = {"workers", "eval_batch_size", "corrupted", "corruptions"}
+NEUTRAL_DATA = {
+    "workers",
+    "eval_batch_size",
+    "corrupted",
+    "corruptions",
+    "sst2",
+    "sst2_splits",
+}
 
 
 def recipe_of(config: Config, defaults: Config) -> Config:

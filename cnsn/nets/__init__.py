@@ -4,6 +4,8 @@ from cnsn.nets.allconv import AllConv, allconv
 from cnsn.nets.densenet import DenseNet, densenet40
 from cnsn.nets.resnet import IBNResNet50, ResNet50, resnet50, resnet50_ibn
 from cnsn.nets.resnext import ResNeXt, resnext29
+from cnsn.nets.text_cnn import TextCNN
+from cnsn.nets.text_resnet import TextResNet
 from cnsn.nets.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
@@ -12,6 +14,8 @@ __all__ = [
     "IBNResNet50",
     "ResNeXt",
     "ResNet50",
+    "TextCNN",
+    "TextResNet",
     "WideResNet",
     "allconv",
     "densenet40",

@@ -1,0 +1,141 @@
+"""GloVe's word vectors for the words of a vocabulary, and no others.
+
+A file has a line a word: the word, then its numbers, separated by spaces. It is read line by line,
+so that memory holds the wanted vectors alone. Source: Pennington et al. 2014,
+https://nlp.stanford.edu/projects/glove/
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+
+from data.errors import DataNotFoundError
+
+__all__ = ["WordVectors", "read_glove"]
+
+
+class WordVectors(NamedTuple):
+    """Vectors of a vocabulary.
+
+    Attributes:
+        vectors: float32 (words, dimension); 0 where the file has none.
+        known: bool (words,), whether the file has the word.
+        source: what they come from, such as "glove.6B.300d.txt".
+    """
+
+    vectors: np.ndarray
+    known: np.ndarray
+    source: str
+
+    def coverage(self, counts: np.ndarray | None = None) -> float:
+        """Share of the words that are known; with `counts` (words,), share of their occurrences."""
+        weights = np.ones(len(self.known)) if counts is None else counts
+        return float(weights[self.known].sum() / max(weights.sum(), 1))
+
+
+def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVectors:
+    """The vectors of `words` from a .txt, .txt.gz or .zip file; the first of equal lines counts.
+
+    Args:
+        path: of a .zip with several dimensions, the file of the asked one is read.
+        words: the vocabulary, in its order.
+        dimension: numbers of a vector.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        ValueError: another dimension, a malformed line (named), a damaged file, or no word in
+            common with the vocabulary.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"Expected word vectors at {path}, but there is no such file. Fetch GloVe with `python "
+            f"-m data.prepare glove --root {path.parent}`, or leave `--data.glove` out to start "
+            "from random vectors."
+        )
+    place = {word.encode(): number for number, word in enumerate(words)}
+    vectors = np.zeros((len(words), dimension), np.float32)
+    known = np.zeros(len(words), bool)
+    source = path.name
+    try:
+        with _opened(path, dimension) as (file, source):
+            for number, line in enumerate(file, start=1):
+                word, _, numbers = line.rstrip(b" \r\n").partition(b" ")
+                found = numbers.count(b" ") + 1 if numbers else 0
+                if found != dimension:
+                    # More fields: a word with spaces, which no vocabulary of ours has.
+                    _check_fields(path, source, number, line, found, dimension)
+                    continue
+                row = place.get(word)
+                if row is not None and not known[row]:
+                    vectors[row] = _parsed(numbers, dimension, f"{path}, line {number}")
+                    known[row] = True
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"Expected {path} to be whole, but it is damaged or cut short ({error}): fetch it again."
+        ) from error
+    if not known.any():
+        raise ValueError(f"Expected {path} to know words of the vocabulary, but it has none.")
+    return WordVectors(vectors, known, source)
+
+
+def _check_fields(
+    path: Path, source: str, number: int, line: bytes, found: int, dimension: int
+) -> None:
+    tail = line.rstrip(b" \r\n").rsplit(b" ", dimension)[1:]
+    if number == 1 and 2 < found != dimension:
+        raise ValueError(
+            f"Expected vectors of dimension {dimension}, but {source} in {path} has {found}: give "
+            f"the file of that dimension, or set `--model.network.init_args.dimension {found}`."
+        )
+    if found < dimension or len(tail) < dimension:
+        raise ValueError(
+            f"Expected {path}, line {number} to be a word and {dimension} numbers, but it has "
+            f"{found}: the file is malformed or cut short, fetch it again."
+        )
+
+
+def _parsed(numbers: bytes, dimension: int, here: str) -> np.ndarray:
+    try:
+        vector = np.array(numbers.split(b" "), dtype=np.float32)
+    except ValueError as error:
+        raise ValueError(f"Expected {here} to hold numbers only, but {error}.") from error
+    if vector.shape != (dimension,) or not np.isfinite(vector).all():
+        raise ValueError(f"Expected {here} to hold {dimension} finite numbers, but it does not.")
+    return vector
+
+
+@contextmanager
+def _opened(path: Path, dimension: int) -> Iterator[tuple[IO[bytes], str]]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            member = _member(path, archive.namelist(), dimension)
+            with archive.open(member) as file:
+                yield file, member
+    elif path.suffix == ".gz":
+        with gzip.open(path) as compressed:
+            yield cast(IO[bytes], compressed), path.name.removesuffix(".gz")
+    elif path.suffix == ".zip":
+        raise ValueError(f"Expected {path} to be a zip, but it is damaged: fetch it again.")
+    else:
+        with path.open("rb") as plain:
+            yield plain, path.name
+
+
+def _member(path: Path, names: list[str], dimension: int) -> str:
+    texts = [name for name in names if name.endswith(".txt")]
+    fitting = [name for name in texts if f".{dimension}d." in name] or texts
+    if len(fitting) != 1:
+        raise ValueError(
+            f"Expected {path} to hold one file of vectors of dimension {dimension}, but it holds "
+            f"{names}: set `--model.network.init_args.dimension` to one that it has."
+        )
+    return fitting[0]
