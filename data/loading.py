@@ -8,7 +8,7 @@ batch: processes share it out, so their number changes neither its samples nor t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -19,6 +19,7 @@ from data.randomness import generator_for
 
 __all__ = [
     "BatchDataset",
+    "DrawnDataset",
     "ResumableDataModule",
     "TrainLoader",
     "evaluation_loader",
@@ -36,6 +37,15 @@ class BatchDataset(Protocol):
     def __getitem__(self, positions: list[int]) -> Batch: ...
 
 
+@runtime_checkable
+class DrawnDataset(Protocol):
+    """A data set whose samples are augmented where they are read, anew in every epoch."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, positions: list[int], epoch: int) -> Batch: ...
+
+
 def process_rank() -> tuple[int, int]:
     """This process's rank and the number of processes that train together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -46,7 +56,7 @@ def process_rank() -> tuple[int, int]:
 class _Schedule(Dataset[Batch]):
     """Batch number b of the run, for b from 0 on. Computed where it is read: in the worker."""
 
-    def __init__(self, dataset: BatchDataset, batch_size: int, seed: int) -> None:
+    def __init__(self, dataset: BatchDataset | DrawnDataset, batch_size: int, seed: int) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -68,7 +78,10 @@ class _Schedule(Dataset[Batch]):
         start = place * self.batch_size
         positions = self.order(epoch)[start : start + self.batch_size]
         own = positions.tensor_split(self.world)[self.rank]
-        batch = self.dataset[own.tolist()]
+        if isinstance(self.dataset, DrawnDataset):
+            batch = self.dataset.draw(own.tolist(), epoch)
+        else:
+            batch = self.dataset[own.tolist()]
         # Python numbers: reading them on a GPU's host must not wait for the device.
         batch["number"], batch["epoch"] = number, epoch
         return batch
@@ -92,7 +105,7 @@ class TrainLoader:
     """Endless shuffled batches, an epoch at a time.
 
     Args:
-        dataset: indexed by lists of positions.
+        dataset: indexed by lists of positions, or drawn from by lists of positions and epoch.
         batch_size: samples of the global batch; the number of processes must divide it.
         seed: of the order.
         workers: processes that read ahead; 0 reads in the training process.
@@ -107,7 +120,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: BatchDataset,
+        dataset: BatchDataset | DrawnDataset,
         *,
         batch_size: int,
         seed: int,
