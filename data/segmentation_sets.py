@@ -1,0 +1,134 @@
+"""Data sets of images and labels, read by batches of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from data.loading import Batch
+from data.randomness import generator_for
+from data.segmentation_labels import read_label
+from data.segmentation_layouts import Pair
+from data.segmentation_transforms import JointTransform
+
+__all__ = ["EvaluationImages", "PlainImages", "TrainingCrops", "read_image", "size_batches"]
+
+
+def read_image(path: Path) -> Tensor:
+    """uint8 (3, H, W), RGB.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            array = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise ValueError(
+            f"Expected {path} to be an image, but it cannot be read ({error}): delete it and fetch "
+            "it again."
+        ) from error
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Image uint8 (3, H, W) and training ids uint8 (H, W)."""
+    image, mask = read_image(pair.image), torch.from_numpy(read_label(pair.label, pair.kind))
+    if image.shape[1:] != mask.shape:
+        raise ValueError(
+            f"Expected {pair.label} to be of its image's size, {tuple(image.shape[1:])}, but got "
+            f"{tuple(mask.shape)}."
+        )
+    return image, mask
+
+
+class TrainingCrops:
+    """A random crop of each image, which depends on (seed, epoch, position) alone."""
+
+    def __init__(self, pairs: Sequence[Pair], transform: JointTransform, *, seed: int) -> None:
+        self.pairs = list(pairs)
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def draw(self, positions: list[int], epoch: int) -> Batch:
+        """{"image": uint8 (B, 3, S, S), "label": uint8 (B, S, S), "index": (B,)}."""
+        crops = [
+            self.transform(*read_pair(self.pairs[p]), generator_for(self.seed, epoch, p))
+            for p in positions
+        ]
+        images, masks = zip(*crops, strict=True)
+        return {
+            "image": torch.stack([image.as_subclass(Tensor) for image in images]),
+            "label": torch.stack([mask.as_subclass(Tensor) for mask in masks]),
+            "index": torch.as_tensor(positions),
+        }
+
+
+class EvaluationImages:
+    """Whole images of several domains behind one another.
+
+    Args:
+        domains: the pairs of each.
+
+    Attributes:
+        sizes: (domain, height, width) of each image.
+    """
+
+    def __init__(self, domains: Sequence[Sequence[Pair]]) -> None:
+        self.pairs = [pair for pairs in domains for pair in pairs]
+        self.domain = [d for d, pairs in enumerate(domains) for _ in pairs]
+        self.sizes = [
+            (d, pair.height, pair.width) for d, pair in zip(self.domain, self.pairs, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        pairs = [read_pair(self.pairs[p]) for p in positions]
+        images, masks = zip(*pairs, strict=True)
+        return {
+            "image": torch.stack(images),
+            "label": torch.stack(masks),
+            "index": torch.as_tensor(positions),
+            "domain": self.domain[positions[0]],
+        }
+
+
+def size_batches(sizes: Sequence[tuple[int, int, int]], batch_size: int) -> list[list[int]]:
+    """Positions in batches of equal (domain, height, width): nothing is padded or resized."""
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for position, size in enumerate(sizes):
+        groups.setdefault(size, []).append(position)
+    return [
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]
+
+
+class PlainImages:
+    """Images without labels, one a batch.
+
+    Args:
+        images: name and file of each.
+    """
+
+    def __init__(self, images: Sequence[tuple[str, Path]]) -> None:
+        self.names = [name for name, _ in images]
+        self.paths = [path for _, path in images]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        images = torch.stack([read_image(self.paths[p]) for p in positions])
+        return {"image": images, "index": torch.as_tensor(positions)}
