@@ -195,6 +195,8 @@ def test_conversion_on_the_command_line(
 ) -> None:
     path, out = save_officially(build(), tmp_path / "ckpt"), tmp_path / "w.safetensors"
     monkeypatch.setattr(sys, "argv", ["cnsn.checkpoint", "convert", str(path), str(out)])
+    # As in a new process, where the package alone has been imported.
+    monkeypatch.delitem(sys.modules, "cnsn.checkpoint.__main__")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         runpy.run_module("cnsn.checkpoint", run_name="__main__")
