@@ -15,7 +15,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnsn import CNSNSpec
+from cnsn import CNSNSpec, load_official
 from cnsn.losses import jsd_consistency
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.metrics import GroupedErrors, summarise
@@ -34,6 +34,8 @@ class Classification(CNSNModule):
         optimizer: the optimiser and its schedule.
         weights: pretrained weights of the plain network: a torchvision weight name or a file; None
             keeps its fresh ones.
+        official: a checkpoint of the paper's authors, or one converted from it, loaded once the
+            layers are inserted; `test` then needs no trained run, `fit` starts from it.
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
@@ -49,6 +51,7 @@ class Classification(CNSNModule):
         optimizer: OptimizerSpec = OptimizerSpec(),
         *,
         weights: str | None = None,
+        official: str | None = None,
         channels_last: bool = False,
         compile: bool = False,
         seed: int = 0,
@@ -63,6 +66,13 @@ class Classification(CNSNModule):
             compile=compile,
             seed=seed,
         )
+        if official is not None:
+            if weights is not None:
+                raise ValueError(
+                    "Expected one of `weights` and `official`, but got both: the official "
+                    "checkpoint holds every weight."
+                )
+            load_official(self.network, official)
         self.errors: GroupedErrors | None = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

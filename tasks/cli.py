@@ -6,12 +6,14 @@ YAML files merge from left to right, then options; unknown keys are refused.
 
 `fit` trains in one directory that is a function of what was asked; the same command resumes it or
 says that it is finished, ``--fresh true`` starts another. `test` takes the last checkpoint of that
-same run unless ``--ckpt_path`` names one, and adds a line to results/<task>.jsonl.
+same run unless ``--ckpt_path`` names one or ``--model.official`` holds the weights, and adds a line
+to results/<task>.jsonl.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import logging
 import os
@@ -145,6 +147,10 @@ class TaskCLI(LightningCLI):
             self.directory.write("config.yaml", text)
 
     def _choose_trained(self, config: Any) -> None:
+        official = config.model.get("official")
+        if official is not None and not self.directory.last.is_file():
+            rank_zero_info(f"The weights are those of {official}: no run was trained from them.")
+            return
         if not self.directory.last.is_file():
             raise ValueError(
                 f"Expected a trained run in {self.directory.path}, but there is none: run `fit` "
@@ -221,16 +227,12 @@ class TaskCLI(LightningCLI):
         if self.trainer.global_rank != 0:
             return
         config = self.config[self.subcommand]
-        checkpoint = Path(config.ckpt_path)
-        own = checkpoint.resolve() == self.directory.last.resolve()
         record = {
             "task": self.task,
             "name": config.name,
             "seed": config.seed_everything,
             "config_hash": self.digest,
-            "checkpoint": checkpoint.name,
-            "selection": "last epoch" if checkpoint.name == "last.ckpt" else checkpoint.stem,
-            "finished": self.directory.finished() if own else None,
+            **self._describe_checkpoint(config),
             **self.datamodule.describe(),
             "recipe": portable(self.recipe),
             **model.metrics,
@@ -242,6 +244,20 @@ class TaskCLI(LightningCLI):
         append_result(path, record)
         rank_zero_info(f"Added a line to {path}")
         model.print_report(record)
+
+    def _describe_checkpoint(self, config: Any) -> dict[str, Any]:
+        """Where the tested weights come from."""
+        if config.ckpt_path is None:
+            path = Path(config.model.official)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            return {"checkpoint": path.name, "sha256": digest, "selection": "official checkpoint"}
+        path = Path(config.ckpt_path)
+        own = path.resolve() == self.directory.last.resolve()
+        return {
+            "checkpoint": path.name,
+            "selection": "last epoch" if path.name == "last.ckpt" else path.stem,
+            "finished": self.directory.finished() if own else None,
+        }
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -42,7 +42,7 @@ NEUTRAL_TRAINER = {
     "enable_autolog_hparams",
 }
 # Options of the model that name a file, or something that is no file.
-MODEL_FILES = ("weights",)
+MODEL_FILES = ("weights", "official")
 NEUTRAL_DATA = {
     "workers",
     "eval_batch_size",

@@ -55,8 +55,8 @@ class InstanceNormBottleneck(SitedBottleneck):
         super().__init__(channels, channels // resnet.Bottleneck.expansion)
         self.IN = nn.InstanceNorm2d(channels, affine=True)
 
-    def at(self, site: str, x: Tensor) -> Tensor:
-        return self.IN(x) if site == "post" else super().at(site, x)
+    def at(self, site: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.IN(x) if site == "post" else super().at(site, x, mask)
 
 
 class IBNResNet50(ResNet50):
