@@ -10,7 +10,7 @@ Source: Sohn et al. 2020, https://arxiv.org/abs/2001.07685, and its released cod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,9 +22,9 @@ from data.cifar import CIFARName
 from data.classification import ImageClassificationData
 from data.corruptions import CORRUPTIONS
 from data.draws import Draws, PairedSchedule, draw_hash, draw_labelled
-from data.images import flip_and_shift, normalise
+from data.images import normalise
 from data.loading import NumberedLoader
-from data.randaugment import fixmatch_strong
+from data.randaugment import fixmatch_strong, fixmatch_weak
 from data.randomness import derive_seed
 
 __all__ = ["CIFAR", "Digits", "SemiSupervised", "Unlabelled"]
@@ -83,12 +83,6 @@ class SemiSupervised(ImageClassificationData):
         super().setup(stage)
         if self.labelled is None:
             assert self._train is not None
-            size = min(self._train.images.shape[2:])
-            if self.padding >= size:
-                raise ValueError(
-                    f"Expected `padding` to be less than the images' {size} pixels, which are "
-                    f"mirrored at the border, but got {self.padding}."
-                )
             self.labelled = draw_labelled(
                 self._train.labels, self.labels, num_classes=self.num_classes, seed=self.label_seed
             )
@@ -176,33 +170,20 @@ class SemiSupervised(ImageClassificationData):
         views = {
             "number": batch["number"],
             "epoch": batch["epoch"],
-            "image": self._normalised(self._weak(labelled, "labelled")),
+            "image": self._view(fixmatch_weak, labelled, "labelled"),
             "label": labelled["label"],
         }
         if "unlabelled" in batch:
             unlabelled = batch["unlabelled"]
-            strong = fixmatch_strong(
-                self._weak(unlabelled, "strong"),
-                unlabelled["draw"],
-                seed=derive_seed(self.seed, "randaugment"),
-            )
-            views["weak"] = self._normalised(self._weak(unlabelled, "weak"))
-            views["strong"] = self._normalised(strong)
+            views["weak"] = self._view(fixmatch_weak, unlabelled, "weak")
+            views["strong"] = self._view(fixmatch_strong, unlabelled, "strong")
             views["hidden"] = unlabelled["label"]
         return views
 
-    def _weak(self, part: dict[str, Tensor], stream: str) -> Tensor:
+    def _view(self, augment: Callable[..., Tensor], part: dict[str, Tensor], stream: str) -> Tensor:
+        # A draw's number, not its image's index: an image comes many times in an epoch.
         seed = derive_seed(self.seed, stream, "augmentation")
-        return flip_and_shift(
-            part["image"],
-            part["draw"],
-            seed=seed,
-            padding=self.padding,
-            flip=self.flip,
-            border="reflect",
-        )
-
-    def _normalised(self, images: Tensor) -> Tensor:
+        images = augment(part["image"], part["draw"], seed=seed, flip=self.flip)
         return normalise(images, self.mean, self.std)
 
     def state_dict(self) -> dict[str, Any]:
@@ -253,7 +234,6 @@ class CIFAR(SemiSupervised, classification.CIFAR):
         eval_batch_size: int = 500,
         workers: int = 0,
         seed: int = 0,
-        padding: int = 4,
         flip: bool = True,
         corruptions: Sequence[str] = CORRUPTIONS,
     ) -> None:
@@ -265,7 +245,6 @@ class CIFAR(SemiSupervised, classification.CIFAR):
             eval_batch_size=eval_batch_size,
             workers=workers,
             seed=seed,
-            padding=padding,
             flip=flip,
             corruptions=corruptions,
         )
@@ -293,7 +272,6 @@ class Digits(SemiSupervised, classification.Digits):
         eval_batch_size: int = 500,
         workers: int = 0,
         seed: int = 0,
-        padding: int = 2,
         flip: bool = False,
         corruptions: Sequence[str] = (
             "gaussian_noise",
@@ -308,7 +286,6 @@ class Digits(SemiSupervised, classification.Digits):
             eval_batch_size=eval_batch_size,
             workers=workers,
             seed=seed,
-            padding=padding,
             flip=flip,
             corruptions=corruptions,
         )

@@ -320,7 +320,6 @@ def test_two_processes_share_the_batches_of_one(tmp_path: Path, root: Path) -> N
         ("--data.unlabelled=some", ["unlabelled", "rest"]),
         ("--data.unlabelled_ratio=-1", ["`unlabelled_ratio`", "at least 0"]),
         ("--data.steps_per_epoch=0", ["`steps_per_epoch`", "at least 1"]),
-        ("--data.padding=16", ["`padding`", "less than the images' 16"]),
         ("--model.threshold=1.01", ["`threshold`", "[0, 1]", "1.01"]),
         ("--model.threshold=-0.1", ["`threshold`", "[0, 1]"]),
         ("--model.temperature=0", ["`temperature`", "positive"]),
