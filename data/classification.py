@@ -117,7 +117,7 @@ class ImageClassificationData(ResumableDataModule):
         self.jitter = jitter
         self.corruptions = tuple(corruptions)
         self.mean, self.std = tuple(mean), tuple(std)
-        self._train: BatchDataset | EpochDataset | None = None
+        self._train: ImageTensor | None = None
         self._test: Arrays | None = None
         self._groups: TestConditions | None = None
 
@@ -135,8 +135,8 @@ class ImageClassificationData(ResumableDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts."""
+        assert self._train is not None and self._test is not None
         train = self._train
-        assert isinstance(train, ImageTensor) and self._test is not None
         return {
             "dataset": self.title,
             "fingerprint": fingerprint(train.images.numpy(), train.labels.numpy(), *self._test),
@@ -163,10 +163,14 @@ class ImageClassificationData(ResumableDataModule):
             arrays, labels_of = zip(*sets.values(), strict=True)
             self._groups = EvaluationSets(list(sets), arrays, labels_of)
 
-    def train_dataloader(self) -> TrainLoader:
+    def training_set(self) -> BatchDataset | EpochDataset:
+        """What the training batches are read from."""
         assert self._train is not None
+        return self._train
+
+    def train_dataloader(self) -> TrainLoader:
         loader = TrainLoader(
-            self._train,
+            self.training_set(),
             batch_size=self.batch_size,
             seed=derive_seed(self.seed, "batches"),
             workers=self.workers,

@@ -130,12 +130,6 @@ class ImageNet(ImageClassificationData):
             self._training = self._listed(train)
             self._sets[CLEAN] = self._listed(val)
             check_classes(self._sets[CLEAN].classes, self._training.classes, val, train)
-            self._train = TrainingImages(
-                self._training,
-                size=self.image_size,
-                flip=self.mirror,
-                seed=derive_seed(self.seed, "augmentation"),
-            )
         if stage == "test" and self.corruptions and len(self._sets) == 1:
             self._sets |= self._corrupted_sets(self._sets[CLEAN])
         middle = partial(centre_square, resize=self.resize, size=self.image_size)
@@ -144,6 +138,11 @@ class ImageNet(ImageClassificationData):
             {g: (images, whole if g.severity else middle) for g, images in self._sets.items()},
             self.image_size,
         )
+
+    def training_set(self) -> TrainingImages:
+        assert self._training is not None
+        seed = derive_seed(self.seed, "augmentation")
+        return TrainingImages(self._training, size=self.image_size, flip=self.mirror, seed=seed)
 
     def _listed(self, folder: Path) -> FolderImages:
         images = list_images(folder, skip_bad=self.skip_bad)

@@ -21,6 +21,7 @@ __all__ = [
     "flip_and_shift",
     "jitter_colours",
     "normalise",
+    "standardise",
 ]
 
 Border = Literal["zeros", "reflect"]
@@ -112,10 +113,15 @@ class EvaluationSets:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (B, 3, H, W) to float32, scaled to [0, 1], then (x - mean) / std by channel."""
+    return standardise(images.float() / 255, mean, std)
+
+
+def standardise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x - mean) / std by channel, of float32 (B, 3, H, W) in [0, 1]."""
     shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=images.device).view(shape)
-    scale = torch.tensor(std, device=images.device).view(shape)
-    return (images.float() / 255 - offset) / scale
+    offset = torch.tensor(mean, device=pixels.device).view(shape)
+    scale = torch.tensor(std, device=pixels.device).view(shape)
+    return (pixels - offset) / scale
 
 
 def flip_and_shift(

@@ -10,6 +10,7 @@ Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its relea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, load_official
 from cnsn.losses import jsd_consistency
+from tasks.attacks import Attack, AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
+from tasks.evaluation import add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
 from tasks.metrics import GroupedErrors, summarise
 from tasks.optim import OptimizerSpec
 
@@ -36,6 +39,11 @@ class Classification(CNSNModule):
             keeps its fresh ones.
         official: a checkpoint of the paper's authors, or one converted from it, loaded once the
             layers are inserted; `test` then needs no trained run, `fit` starts from it.
+        adabn: also test with batch norms re-estimated on each condition's unlabelled images.
+        adabn_passes: over the images, to re-estimate them; see :mod:`tasks.adabn`.
+        adabn_selfnorm: re-estimate the batch norms inside SelfNorm too.
+        attacks: also test on adversarial versions of the clean images.
+        attack: sizes of the attacks.
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
@@ -52,6 +60,11 @@ class Classification(CNSNModule):
         *,
         weights: str | None = None,
         official: str | None = None,
+        adabn: bool = False,
+        adabn_passes: int = 1,
+        adabn_selfnorm: bool = True,
+        attacks: Sequence[Attack] = (),
+        attack: AttackSpec = AttackSpec(),
         channels_last: bool = False,
         compile: bool = False,
         seed: int = 0,
@@ -73,6 +86,11 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
+        if adabn_passes < 1:
+            raise ValueError(f"Expected `adabn_passes` to be at least 1, but got {adabn_passes}.")
+        self.adabn = adabn
+        self.adabn_options: dict[str, Any] = {"passes": adabn_passes, "selfnorm": adabn_selfnorm}
+        self.attacks, self.attack = tuple(dict.fromkeys(attacks)), attack
         self.errors: GroupedErrors | None = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -100,9 +118,12 @@ class Classification(CNSNModule):
 
     # Evaluation: one metric over all conditions; validation has the clean one alone.
 
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def _start_evaluation(self) -> None:
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.conditions = [tuple(group) for group in datamodule.groups]
+        self.conditions = [tuple(group) for group in self._data.groups]
         self.errors = GroupedErrors(len(self.conditions)).to(self.device)
 
     def _evaluate(self, batch: dict[str, Tensor]) -> None:
@@ -130,10 +151,24 @@ class Classification(CNSNModule):
     def on_test_epoch_end(self) -> None:
         assert self.errors is not None
         values = {name: value.reshape(-1).tolist() for name, value in self.errors.compute().items()}
-        self.metrics = summarise(values, self.conditions)
+        self.metrics = self._summary(values)
+        if self.adabn:
+            again = evaluate_adabn(self, self._data, **self.adabn_options)
+            add_adabn(self.metrics, self._summary(again), **self.adabn_options)
+        if self.attacks:
+            found = evaluate_attacks(self, self._data, self.attacks, self.attack, seed=self.seed)
+            add_attacks(self.metrics, found, self.attack)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
         table = zip(self.conditions, values["error"], strict=True)
         self.log_dict({f"test/error/{name}/{severity}": v for (name, severity), v in table})
+
+    def _summary(self, values: dict[str, list[float]]) -> dict[str, Any]:
+        return summarise(
+            values,
+            self.conditions,
+            complete=self._data.COMPLETE,
+            reference=self._data.reference_errors(),
+        )
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print a test's figures as a table."""

@@ -3,13 +3,14 @@
     ECE = sum_b n_b / n * |accuracy_b - confidence_b|       (15 equal bins of confidence)
 
 Source of ECE: Guo et al. 2017, https://arxiv.org/abs/1706.04599. mCE on CIFAR is the plain mean
-over corruptions of the mean error over severities (Hendrycks & Dietterich 2019).
+over corruptions of the mean error over severities; ImageNet-C's divides each corruption's mean by
+AlexNet's (Hendrycks & Dietterich 2019, https://arxiv.org/abs/1903.12261).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from data.corruptions import CORRUPTIONS
 __all__ = ["GroupedErrors", "mean_over_corruptions", "summarise"]
 
 Condition = tuple[str, int]
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 class GroupedErrors(Metric):
@@ -65,10 +67,10 @@ class GroupedErrors(Metric):
         }
 
 
-def mean_over_corruptions(
+def corruption_means(
     values: Sequence[float], conditions: Sequence[Condition], corruptions: Sequence[str]
-) -> float:
-    """Mean over `corruptions` of the mean over their severities.
+) -> dict[str, float]:
+    """Of each of `corruptions`, the mean over its severities.
 
     Raises:
         ValueError: if a corruption or a severity that the others have is missing: a mean over
@@ -82,21 +84,65 @@ def mean_over_corruptions(
         missing = severities - by_corruption[name].keys()
         if missing or not severities:
             raise ValueError(f"Expected {name} at severities {sorted(severities)}, but got none.")
-    means = [sum(by_corruption[c].values()) / len(by_corruption[c]) for c in corruptions]
-    return sum(means) / len(means)
+    return {c: sum(by_corruption[c].values()) / len(by_corruption[c]) for c in corruptions}
 
 
-def summarise(values: dict[str, list[float]], conditions: list[tuple[str, int]]) -> dict[str, Any]:
+def mean_over_corruptions(
+    values: Sequence[float],
+    conditions: Sequence[Condition],
+    corruptions: Sequence[str],
+    reference: Mapping[str, float] | None = None,
+) -> float:
+    """Mean over `corruptions` of the mean over their severities.
+
+    Args:
+        values: one a condition.
+        conditions: corruption and severity of each.
+        corruptions: which to use.
+        reference: errors by corruption of a reference network (AlexNet, for ImageNet-C), by which
+            each corruption's mean is divided first.
+
+    Raises:
+        ValueError: see :func:`corruption_means`.
+    """
+    means = corruption_means(values, conditions, corruptions)
+    if reference is not None:
+        means = {name: value / reference[name] for name, value in means.items()}
+    return sum(means.values()) / len(means)
+
+
+def summarise(
+    values: dict[str, list[float]],
+    conditions: list[tuple[str, int]],
+    *,
+    complete: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """The figures of a test: a summary, and error, ECE and n of every condition.
 
     ``mce`` and ``corrupted_ece`` are means over the corruptions tested, the four extra ones left
-    out; ``corruptions`` says which those were.
+    out; ``corruptions`` says which those were. They are called ``partial_mce`` and
+    ``partial_corrupted_ece`` where those are not all of `complete` at all five severities.
+
+    Args:
+        values: ``error``, ``ece`` and ``n``, each one a condition; the first is the clean one.
+        conditions: corruption and severity of each.
+        complete: the corruptions of the data set's mean corruption error; None takes any.
+        reference: also report ``mce_alexnet``, divided by these errors, where the mean is complete.
     """
     tested = [c for c in CORRUPTIONS if any(c == name for name, _ in conditions)]
     summary = {"error": values["error"][0], "ece": values["ece"][0]}
     if tested:
-        summary["mce"] = mean_over_corruptions(values["error"], conditions, tested)
-        summary["corrupted_ece"] = mean_over_corruptions(values["ece"], conditions, tested)
+        wanted = {(name, severity) for name in complete or () for severity in SEVERITIES}
+        found = {(name, severity) for name, severity in conditions if name in tested}
+        whole = complete is None or found == wanted
+        means = {"mce": "error", "corrupted_ece": "ece"}
+        for name, value in means.items():
+            key = name if whole else f"partial_{name}"
+            summary[key] = mean_over_corruptions(values[value], conditions, tested)
+        if whole and reference is not None:
+            mce = mean_over_corruptions(values["error"], conditions, tested, reference)
+            summary["mce_alexnet"] = mce
     by_condition = [
         {"corruption": name, "severity": severity, "error": error, "ece": ece, "n": n}
         for (name, severity), error, ece, n in zip(

@@ -43,11 +43,14 @@ NEUTRAL_TRAINER = {
 }
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights", "official")
+# Options of the model that concern its test alone.
+NEUTRAL_MODEL = {"adabn", "adabn_passes", "adabn_selfnorm", "attack", "attacks"}
 NEUTRAL_DATA = {
     "workers",
     "eval_batch_size",
     "corrupted",
     "corruptions",
+    "severities",
     "sst2",
     "sst2_splits",
 }
@@ -72,6 +75,8 @@ def recipe_of(config: Config, defaults: Config) -> Config:
         data.pop(key, None)
     for key in NEUTRAL_TRAINER:
         recipe["trainer"].pop(key, None)
+    for key in NEUTRAL_MODEL:
+        recipe["model"].pop(key, None)
     model = recipe["model"]
     for options, names in ((data, locations(recipe["data"])), (model, MODEL_FILES)):
         for name in names:

@@ -113,7 +113,7 @@ def test_training_resumes_exactly(folders: Path, workers: int) -> None:
 def test_a_crop_is_the_box_that_torchvision_would_resize(folders: Path) -> None:
     data = module(folders, flip=False)
     data.setup("fit")
-    dataset: Any = data._train
+    dataset = data.training_set()
     from data.folder_batches import DRAWS
     from data.randomness import derive_seed, sample_uniform
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
+from data.corruptions import CORRUPTIONS
+from data.imagenet_layout import ALEXNET_ERRORS
 from tasks.base import CrossNormTraining
 from tasks.classification import Classification
-from tasks.metrics import GroupedErrors, mean_over_corruptions
+from tasks.metrics import GroupedErrors, mean_over_corruptions, summarise
 from tasks.optim import OptimizerSpec, schedule_factor
 
 
@@ -40,6 +44,45 @@ def test_mean_over_corruptions_refuses_a_partial_set() -> None:
         mean_over_corruptions(values, conditions, ["fog", "frost"])
     with pytest.raises(ValueError, match="snow"):
         mean_over_corruptions(values[:-1], conditions[:-1], ["fog", "snow"])
+
+
+def conditions_of(names: Sequence[str]) -> list[tuple[str, int]]:
+    return [("clean", 0), *((name, severity) for name in names for severity in range(1, 6))]
+
+
+def values_of(conditions: list[tuple[str, int]], errors: dict[str, float]) -> dict[str, Any]:
+    """Errors that rise with the severity around those given."""
+    around = {0: 0.0, 1: -0.02, 2: -0.01, 3: 0.0, 4: 0.01, 5: 0.02}
+    error = [errors.get(name, 0.2) + around[severity] for name, severity in conditions]
+    return {"error": error, "ece": [e / 2 for e in error], "n": [10] * len(error)}
+
+
+def test_alexnet_normalises_its_own_errors_to_one() -> None:
+    conditions = conditions_of(CORRUPTIONS)
+    values = values_of(conditions, ALEXNET_ERRORS)
+    summary = summarise(values, conditions, complete=CORRUPTIONS, reference=ALEXNET_ERRORS)
+    assert summary["summary"]["mce_alexnet"] == pytest.approx(1.0)
+    assert summary["summary"]["mce"] == pytest.approx(np.mean(list(ALEXNET_ERRORS.values())))
+    halves = {name: 0.5 if name == "fog" else error for name, error in ALEXNET_ERRORS.items()}
+    values = values_of(conditions, halves)
+    summary = summarise(values, conditions, complete=CORRUPTIONS, reference=ALEXNET_ERRORS)
+    expected = (14 + 0.5 / 0.819324) / 15
+    assert summary["summary"]["mce_alexnet"] == pytest.approx(expected)
+
+
+def test_a_mean_over_less_than_the_set_is_marked_partial() -> None:
+    whole = conditions_of(CORRUPTIONS)
+    extra = conditions_of([*CORRUPTIONS, "saturate"])
+    fewer = conditions_of(CORRUPTIONS[:14])
+    milder = [(name, severity) for name, severity in whole if severity < 5]
+    for conditions, complete in ((whole, True), (extra, True), (fewer, False), (milder, False)):
+        values = values_of(conditions, {})
+        found = summarise(values, conditions, complete=CORRUPTIONS, reference=ALEXNET_ERRORS)
+        keys = set(found["summary"]) - {"error", "ece"}
+        marked = {"partial_mce", "partial_corrupted_ece"}
+        assert keys == ({"mce", "corrupted_ece", "mce_alexnet"} if complete else marked)
+    found = summarise(values_of(whole[:1], {}), whole[:1], complete=CORRUPTIONS)
+    assert found["summary"].keys() == {"error", "ece"}
 
 
 def test_cosine_ends_at_the_final_rate() -> None:

@@ -84,7 +84,7 @@ def test_fit_then_test_leaves_a_complete_record(
     assert record["selection"] == "last epoch" and record["corruptions"] == ["fog", "contrast"]
     assert len(record["conditions"]) == 11 and record["finished"]["steps"] == 6
     errors = [c["error"] for c in record["conditions"] if c["severity"]]
-    assert record["summary"]["mce"] == pytest.approx(np.mean(errors), abs=1e-6)
+    assert record["summary"]["partial_mce"] == pytest.approx(np.mean(errors), abs=1e-6)
     assert record["conditions"][0]["error"] == pytest.approx(by_hand(directory), abs=1e-6)
     assert "contrast" in capsys.readouterr().out
 
