@@ -128,7 +128,7 @@ def test_from_a_row_to_the_table(
     monkeypatch.chdir(root)
     places = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]
     command = ["quickstart", "--seeds=1", "--rows", "CN", *places]
-    options = ["--options", *TINY, "--data.corruptions=[contrast]"]
+    options = ["--options", *TINY]
     if cluster:
         submit = runner.slurm_submit
         monkeypatch.setattr(
