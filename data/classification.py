@@ -7,6 +7,7 @@ Evaluation yields {"image", "label", "group"} with the test condition's number i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.cifar import SETS, CIFARName, is_original, read_cifar
-from data.corrupted_set import open_corrupted
+from data.corrupted_set import open_corrupted, origin_of
 from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import (
@@ -272,12 +273,25 @@ class CIFAR(ImageClassificationData):
         self.name: CIFARName = name
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()
         self.num_classes = SETS[name].num_classes
+        self._corrupted_origin: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class; also who made the corrupted images that were tested."""
+        origin = self._corrupted_origin
+        return {**super().describe(), **({} if origin is None else {"corrupted": origin})}
 
     def read(self) -> tuple[Arrays, Arrays]:
         train, test = (read_cifar(self.root, self.name, train=part) for part in (True, False))
-        counts = f"{len(train[1])}+{len(test[1])}"
-        original = is_original(self.root, self.name)
-        self.title = SETS[self.name].title if original else f"{self.name}-subset ({counts} images)"
+        title, counts = SETS[self.name].title, f"{len(train[1])}+{len(test[1])} images"
+        self.title = (
+            title if is_original(self.root, self.name) else f"{self.name}-subset ({counts})"
+        )
+        if self.title != title:
+            warnings.warn(
+                f"{self.root} has the layout of {title}, but not its files: {counts} for training "
+                f"and test. Results will be called {self.title}.",
+                stacklevel=2,
+            )
         return train, test
 
     def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
@@ -290,6 +304,7 @@ class CIFAR(ImageClassificationData):
                 "they differ: the two belong to different images. Give the matching folder by "
                 f"--data.corrupted, or make it with `{self._command()}`."
             )
+        self._corrupted_origin = origin_of(folder, *test)
         return {
             Group(name, severity): (arrays[name][part], np.asarray(labels[part], dtype=np.int64))
             for name in self.corruptions
