@@ -156,7 +156,7 @@ class ImageNet(ImageClassificationData):
         if problem := missing_conditions(folders, base, self.root):
             raise DataNotFoundError(problem)
         sets: dict[Group, FolderImages] = {}
-        for group, folder in folders.items():
+        for condition, folder in folders.items():
             images = self._listed(folder)
             check_classes(images.classes, clean.classes, folder, clean.folder)
             images = drop_misplaced(images, clean, skip=self.skip_bad)
@@ -168,7 +168,7 @@ class ImageNet(ImageClassificationData):
                     "would mix images. Fetch or make the set again, or name the conditions to "
                     "test by --data.corruptions and --data.severities."
                 )
-            sets[group] = images
+            sets[Group(*condition)] = images
         return sets
 
     def reference_errors(self) -> dict[str, float] | None:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, load_official
 from cnsn.losses import jsd_consistency
-from tasks.attacks import Attack, AttackSpec
+from tasks.attacks import AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
-from tasks.evaluation import add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
+from tasks.evaluation import Attack, add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
 from tasks.metrics import GroupedErrors, summarise
 from tasks.optim import OptimizerSpec
 
@@ -43,7 +43,7 @@ class Classification(CNSNModule):
         adabn_passes: over the images, to re-estimate them; see :mod:`tasks.adabn`.
         adabn_selfnorm: re-estimate the batch norms inside SelfNorm too.
         attacks: also test on adversarial versions of the clean images.
-        attack: sizes of the attacks.
+        attack: sizes of the attacks: of FGSM `eps` alone, of PGD all.
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
@@ -64,7 +64,7 @@ class Classification(CNSNModule):
         adabn_passes: int = 1,
         adabn_selfnorm: bool = True,
         attacks: Sequence[Attack] = (),
-        attack: AttackSpec = AttackSpec(),
+        attack: AttackSpec = AttackSpec(steps=20),
         channels_last: bool = False,
         compile: bool = False,
         seed: int = 0,
@@ -157,7 +157,7 @@ class Classification(CNSNModule):
             add_adabn(self.metrics, self._summary(again), **self.adabn_options)
         if self.attacks:
             found = evaluate_attacks(self, self._data, self.attacks, self.attack, seed=self.seed)
-            add_attacks(self.metrics, found, self.attack)
+            add_attacks(self.metrics, found)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
         table = zip(self.conditions, values["error"], strict=True)
         self.log_dict({f"test/error/{name}/{severity}": v for (name, severity), v in table})
