@@ -164,10 +164,9 @@ def flip_and_shift(
         padded = images
     else:
         padded = torch.nn.functional.pad(images, [padding] * 4)
-    samples = torch.arange(batch, device=images.device)[:, None, None]
-    # Advanced indices around the slice put channels last: (B, H, W, C).
-    picked = padded[samples, :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2).contiguous()
+    place = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
+    place = place.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return padded.flatten(2).gather(2, place).view_as(images)
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:

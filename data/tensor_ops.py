@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -300,33 +300,44 @@ def apply_operations(
     if unknown:
         raise ValueError(f"Expected `pool` to be among {OPERATIONS}, but got {unknown}.")
     height, width = images.shape[2:]
-    out = images.clone()
     matrix = torch.zeros(len(images), 6, device=images.device)
     geometric = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    jobs: list[_Job] = []
     for number, name in enumerate(pool):
         chosen = operation == number
         if name in _TONAL:
-            _put(out, chosen, _TONAL[name], images, value)
+            jobs.append(_Job(chosen, _TONAL[name], value))
         elif name != "identity":
             matrix = torch.where(chosen[:, None], _matrix(name, value, height, width), matrix)
             geometric |= chosen
     move = partial(affine, fill=fill, resampling=resampling)
-    return _put(out, geometric, move, images, matrix)
+    jobs.append(_Job(geometric, move, matrix))
+    return _by_group(images, jobs) if images.device.type == "cpu" else _by_choice(images, jobs)
 
 
-def _put(out: Tensor, chosen: Tensor, operation: _Batched, images: Tensor, value: Tensor) -> Tensor:
-    """Write what `operation` makes of the chosen images into `out`."""
-    if images.device.type == "cpu":
+class _Job(NamedTuple):
+    """An operation for the images where `chosen` (B,) is true, and its values for all (B, ...)."""
+
+    chosen: Tensor
+    operation: _Batched
+    value: Tensor
+
+
+def _by_group(images: Tensor, jobs: list[_Job]) -> Tensor:
+    """Each operation on its own images, which are put into order at the end."""
+    rest = ~torch.stack([job.chosen for job in jobs]).any(0)
+    order, made = [rest.nonzero()[:, 0]], [images[rest]]
+    for chosen, operation, value in jobs:
         index = chosen.nonzero()[:, 0]
         if len(index):
-            made = operation(images.index_select(0, index), value.index_select(0, index))
-            out.index_copy_(0, index, made)
-        return out
-    return _put_everywhere(out, chosen, operation, images, value)
+            order.append(index)
+            made.append(operation(images.index_select(0, index), value.index_select(0, index)))
+    return torch.cat(made).index_select(0, torch.cat(order).argsort())
 
 
-def _put_everywhere(
-    out: Tensor, chosen: Tensor, operation: _Batched, images: Tensor, value: Tensor
-) -> Tensor:
-    """As :func:`_put`, where counting the chosen images would wait for the device."""
-    return out.copy_(torch.where(_per_image(chosen), operation(images, value), out))
+def _by_choice(images: Tensor, jobs: list[_Job]) -> Tensor:
+    """Each operation on all images, because to count its own would wait for the device."""
+    out = images
+    for chosen, operation, value in jobs:
+        out = torch.where(_per_image(chosen), operation(images, value), out)
+    return out

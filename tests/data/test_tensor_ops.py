@@ -125,7 +125,7 @@ def test_each_image_has_its_own_operation_whatever_the_batch() -> None:
 def test_path_of_other_devices_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     images, operation, value = mixed_batch()
     expected = apply_operations(images, operation, value, OPERATIONS)
-    monkeypatch.setattr(tensor_ops, "_put", tensor_ops._put_everywhere)
+    monkeypatch.setattr(tensor_ops, "_by_group", tensor_ops._by_choice)
     assert torch.equal(apply_operations(images, operation, value, OPERATIONS), expected)
 
 
