@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = [
     "EvaluationSets",
     "Group",
     "ImageTensor",
+    "by_channel",
     "fingerprint",
     "flip_and_shift",
     "jitter_colours",
@@ -111,17 +113,26 @@ class EvaluationSets:
         }
 
 
+@cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # An ordinary tensor also where the first to ask is an evaluation in inference mode.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(device)
+
+
+def by_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """float32 (1, C, 1, 1); copied to the device once, because a copy waits for it."""
+    return _by_channel(tuple(values), device)
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (B, 3, H, W) to float32, scaled to [0, 1], then (x - mean) / std by channel."""
+    """(B, 3, H, W) from 0 to 255 to float32, scaled to [0, 1], then (x - mean) / std by channel."""
     return standardise(images.float() / 255, mean, std)
 
 
 def standardise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std by channel, of float32 (B, 3, H, W) in [0, 1]."""
-    shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=pixels.device).view(shape)
-    scale = torch.tensor(std, device=pixels.device).view(shape)
-    return (pixels - offset) / scale
+    return (pixels - by_channel(mean, pixels.device)) / by_channel(std, pixels.device)
 
 
 def flip_and_shift(
@@ -195,6 +206,10 @@ def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float)
     uniform = sample_uniform(seed, index.to(images.device), 2)
     factors = (1 + strength * (2 * uniform - 1))[:, :, None, None, None]
     bright = (images * factors[:, 0]).clamp(0, 255).floor()
-    weights = torch.tensor(GREY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
-    grey = (bright * weights).sum(1, keepdim=True).floor().mean((2, 3), keepdim=True)
+    grey = (
+        (bright * by_channel(GREY_WEIGHTS, images.device))
+        .sum(1, keepdim=True)
+        .floor()
+        .mean((2, 3), keepdim=True)
+    )
     return (grey + (bright - grey) * factors[:, 1]).clamp(0, 255).to(torch.uint8)
