@@ -206,10 +206,6 @@ def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float)
     uniform = sample_uniform(seed, index.to(images.device), 2)
     factors = (1 + strength * (2 * uniform - 1))[:, :, None, None, None]
     bright = (images * factors[:, 0]).clamp(0, 255).floor()
-    grey = (
-        (bright * by_channel(GREY_WEIGHTS, images.device))
-        .sum(1, keepdim=True)
-        .floor()
-        .mean((2, 3), keepdim=True)
-    )
+    luma = bright * by_channel(GREY_WEIGHTS, images.device)
+    grey = luma.sum(1, keepdim=True).floor().mean((2, 3), keepdim=True)
     return (grey + (bright - grey) * factors[:, 1]).clamp(0, 255).to(torch.uint8)
