@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from data.tensor_ops import Resampling
+from data.tensor_geometry import Resampling
 
 __all__ = ["augmix_value", "fixmatch_value", "pil_affine", "pil_cutout", "pil_operation"]
 

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from data.augmix import augmix
 from data.autoaugment import Policy, autoaugment
 from data.randomness import derive_seed, sample_uniform
-from data.tensor_ops import cutout
+from data.tensor_geometry import cutout
 
 __all__ = ["AugMix", "Augmentation", "AutoAugment", "CutMix", "Cutout", "Mixup", "check_order"]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmarks.pil_operations import pil_affine, pil_cutout, pil_operation
 from data import tensor_ops
-from data.tensor_ops import OPERATIONS, Operation, Resampling, affine, apply_operations, cutout
+from data.tensor_geometry import Resampling, affine, cutout
+from data.tensor_ops import OPERATIONS, Operation, apply_operations
 
 # Parameters over the whole range of AugMix, FixMatch and AutoAugment, and beyond at the ends.
 VALUES = {
