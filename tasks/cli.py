@@ -370,6 +370,13 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def _own_words(error: Exception) -> str:
+    """The sentence of ours in a parser's list of all the types that it tried."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    ours = [line for line in lines if line.startswith("Expected ") and "<class" not in line]
+    return ours[0] if ours and "Union subtypes" in lines[0] else str(error)
+
+
 def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
     torch.set_float32_matmul_precision("high")
@@ -380,7 +387,7 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     except (ValueError, OSError, TypeError) as error:
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_own_words(error)}")
     except SIGTERMException:
         _stopped("Terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:

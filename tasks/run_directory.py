@@ -117,6 +117,8 @@ def _asked(value: Any, default: Any) -> Any:
             "class_path": value["class_path"],
             "init_args": _asked(value.get("init_args") or {}, own),
         }
+    if isinstance(value, list):  # of objects, say
+        return [_asked(entry, None) for entry in value]
     default = _as_dict(default)
     if isinstance(value, dict) and isinstance(default, dict):
         changed = (k for k in value if k not in default or not _equal(value[k], default[k]))
