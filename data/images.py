@@ -126,17 +126,8 @@ def by_channel(values: Sequence[float], device: torch.device) -> Tensor:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) from 0 to 255 to float32, scaled to [0, 1], then (x - mean) / std by channel."""
-<<<<<<< HEAD
     offset, scale = by_channel(mean, images.device), by_channel(std, images.device)
     return (images.float() / 255 - offset) / scale
-=======
-    return standardise(images.float() / 255, mean, std)
-
-
-def standardise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x - mean) / std by channel, of float32 (B, 3, H, W) in [0, 1]."""
-    return (pixels - by_channel(mean, pixels.device)) / by_channel(std, pixels.device)
->>>>>>> augment
 
 
 def flip_and_shift(

@@ -1,20 +1,16 @@
 """Adversarial training: each batch's images are replaced by attacked ones.
 
-Source: Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083. The attack sees the network as in
-evaluation, so that it leaves batch norm's running statistics alone, as in the released code of
-TRADES, https://github.com/yaodongyu/TRADES
+Source: Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from data.images import by_channel, standardise
-from tasks.attacks import AttackSpec, attacked
+from data.randomness import sample_uniform
+from tasks.attacks import AttackSpec, attack
 
 __all__ = ["adversarial_images"]
 
@@ -35,26 +31,10 @@ def adversarial_images(
         Like the images, normalised.
     """
     images = batch["image"]
-    mean, std = by_channel(data.mean, images.device), by_channel(data.std, images.device)
-    with _evaluating(network):
-        pixels = attacked(
-            lambda pixels: network(standardise(pixels, data.mean, data.std)),
-            (images * std + mean).clamp(0, 1),
-            batch["label"],
-            "pgd",
-            spec,
-            index=batch["index"],
-            seed=seed,
-        )
-    return standardise(pixels, data.mean, data.std)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    uniform = None
+    if spec.random_start:
+        draws = images[0].numel()
+        uniform = sample_uniform(seed, batch["index"], draws).view_as(images)
+    return attack(
+        network, images, batch["label"], spec, mean=data.mean, std=data.std, uniform=uniform
+    )

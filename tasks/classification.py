@@ -24,14 +24,10 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, load_official
 from cnsn.losses import jsd_consistency
-<<<<<<< HEAD
-from tasks.attacks import AttackSpec
-=======
 from data.augmentations import AugMix
 from data.randomness import derive_seed
 from tasks.adversarial import adversarial_images
-from tasks.attacks import Attack, AttackSpec
->>>>>>> augment
+from tasks.attacks import AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.evaluation import Attack, add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
 from tasks.metrics import GroupedErrors, summarise
