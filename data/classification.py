@@ -92,7 +92,7 @@ class ImageClassificationData(ResumableDataModule):
         padding: int,
         flip: bool,
         jitter: float,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str],
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
