@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,10 @@ def test_fit_then_test_leaves_a_complete_record(
     assert len(draw["index"]) == 40 and np.bincount(draw["label"]).tolist() == [4] * 10
     assert draw["hash"] in caplog.text
     assert json.loads((directory / "finished.json").read_text())["steps"] == 6
+    logged = (directory / "metrics" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    pseudo = {"mask_rate", "accuracy", *(f"class_{i}" for i in range(10))}
+    expected = {"val/error", "val/raw_error", "val/median_error"} | {f"pseudo/{n}" for n in pseudo}
+    assert expected <= set(logged.split(","))
 
     main(["test", *options, "--data.corruptions=[contrast]"])
     (record,) = read_results(tmp_path / "results" / "fixmatch.jsonl")
@@ -276,6 +282,26 @@ def test_a_run_stopped_twice_ends_bit_identical(
     assert [e["step"] for e in one["evaluations"]] == [20, 40]
 
 
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_identical(tmp_path: Path, root: Path) -> None:
+    options = [*DIGITS, *CN, "--trainer.max_epochs=2", "--data.steps_per_epoch=20"]
+    main(["fit", *options, *places(tmp_path / "whole")])
+    options += ["--save_every=1", *places(tmp_path / "parts")]
+    fit = [sys.executable, "-m", "tasks.fixmatch", "fit", *options]
+    for delay in (0.0, 0.5):
+        process = subprocess.Popen(fit, cwd=root, stdout=subprocess.DEVNULL)
+        pattern = "runs/fixmatch/*/seed*/checkpoints/last.ckpt"
+        while process.poll() is None and not list((tmp_path / "parts").glob(pattern)):
+            time.sleep(0.02)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(fit, cwd=root, check=True)
+    one, two = last_checkpoint(tmp_path / "parts"), last_checkpoint(tmp_path / "whole")
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "evaluations"):
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_run_does_not_resume_with_other_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +373,7 @@ def test_cifar_layout_with_labels_that_classes_do_not_divide(
     options = ["--config=configs/fixmatch.yaml", *DIGITS[1:], *SHORT, *places(tmp_path)]
     options += [f"--data.root={cifar}", "--data.labels=13", "--data.unlabelled=rest"]
     options += ["--model.network.init_args.depth=10", "--model.network.init_args.width=1"]
+    options += ["--model.cnsn.kind=cnsn", "--model.cnsn.crop=both", "--model.crossnorm.p=1"]
     main(["fit", *options])
     message = caplog.text
     assert "13 of 200 (10 classes do not divide them: 1 a class, and one more for 3" in message
