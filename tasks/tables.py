@@ -201,6 +201,11 @@ def provenance(table: Table, runs: Runs) -> str:
     }
     text = f"Data: {records[0]['dataset']}, fingerprint {prints}, {counts}. "
     text += "".join(f"{name}: {values}. " for name, values in length.items() if values)
+    few = [r for r in records if "n_labelled" in r]
+    if few:
+        steps = each([(r.get("finished") or {}).get("steps") for r in few])
+        draws = each([f"{r['n_labelled']} (draw {r['labelled_draw']})" for r in few])
+        text += f"Steps: {steps}. Training images with a label: {draws}. "
     seeds = each([r["seed"] for r in records])
     text += f"Seeds: {seeds}; mean ± standard deviation over seeds, last epoch. "
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))

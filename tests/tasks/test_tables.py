@@ -66,6 +66,14 @@ def test_numbers_stand_beside_the_reported_ones(tmp_path: Path) -> None:
     assert f"| round | {mean - 10:.1f} ± {std:.1f} |" in text and "c0ffee" in text
 
 
+def test_few_labels_are_said(tmp_path: Path) -> None:
+    draw = {"n_labelled": 4, "labelled_draw": "cafe", "finished": {"steps": 60}}
+    append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", 0, 0.2, **draw))
+    write_tables(table(), tmp_path)
+    text = (tmp_path / "shapes.md").read_text()
+    assert "Steps: 60. Training images with a label: 4 (draw cafe)." in text
+
+
 def test_only_the_newest_recipe_and_line_of_a_seed_count(tmp_path: Path) -> None:
     path = tmp_path / "toy.jsonl"
     old = {"recipe": {"seed_everything": 1, "trainer": {"max_epochs": 2}}}
