@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
 from cnsn import CNSNSpec
@@ -26,6 +27,8 @@ from tasks.base import CrossNormTraining
 from tasks.fixmatch import CrossNormRows, FixMatch, main
 from tasks.pseudo_labels import PseudoLabels, pseudo_label
 from tasks.results import read_results
+from tasks.runner import Run
+from tasks.table_spec import Table
 from tests.fakes import write_cifar
 
 DIGITS = [
@@ -381,3 +384,27 @@ def test_cifar_layout_with_labels_that_classes_do_not_divide(
     main(["test", *options, "--data.corruptions=[]"])
     (record,) = read_results(tmp_path / "results" / "fixmatch.jsonl")
     assert record["dataset"] == "cifar10-subset (200+40 images)"
+
+
+def test_the_configuration_is_fixmatch_s_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config=configs/fixmatch.yaml", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    model, data = config["model"], config["data"]["init_args"]
+    expected = {"lr": 0.03, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    expected |= {"decay_norm_and_bias": False, "schedule": "cosine_7_16"}
+    assert expected.items() <= model["optimizer"].items()
+    expected = {"threshold": 0.95, "unlabelled_weight": 1.0, "temperature": 1.0, "ema_decay": 0.999}
+    assert expected.items() <= model.items()
+    expected = {"depth": 28, "width": 2, "negative_slope": 0.1, "bn_momentum": 0.001}
+    assert expected.items() <= model["network"]["init_args"].items()
+    expected = {"labels": 250, "label_seed": 1, "batch_size": 64, "unlabelled_ratio": 7}
+    expected |= {"unlabelled": "all", "steps_per_epoch": 1024}
+    assert expected.items() <= data.items() and config["trainer"]["max_epochs"] == 1024
+
+
+def test_rows_of_the_tables_are_accepted(root: Path) -> None:
+    for file in ("paper/fixmatch", "studies/fixmatch_digits", "studies/fixmatch_cifar10_subset"):
+        table = Table.load(root / "configs" / f"{file}.yaml")
+        first, last = (Run(table=table, row=table.rows[i], seed=0).digest() for i in (0, -1))
+        assert first is not None and last is not None and first != last
