@@ -16,7 +16,14 @@ from data.segmentation_labels import read_label
 from data.segmentation_layouts import Pair
 from data.segmentation_transforms import JointTransform
 
-__all__ = ["EvaluationImages", "PlainImages", "TrainingCrops", "read_image", "size_batches"]
+__all__ = [
+    "EvaluationImages",
+    "PlainImages",
+    "TrainingCrops",
+    "read_image",
+    "read_pair",
+    "size_batches",
+]
 
 
 def read_image(path: Path) -> Tensor:
@@ -128,6 +135,10 @@ class PlainImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def named(self, position: int) -> tuple[str, Tensor]:
+        """Name and image, uint8 (3, H, W)."""
+        return self.names[position], read_image(self.paths[position])
 
     def __getitem__(self, positions: list[int]) -> Batch:
         images = torch.stack([read_image(self.paths[p]) for p in positions])

@@ -230,6 +230,9 @@ class TaskCLI(LightningCLI):
     def before_test(self) -> None:
         self._check_checkpoint()
 
+    def before_predict(self) -> None:
+        self._check_checkpoint()
+
     def _check_checkpoint(self) -> None:
         path = self.config[self.subcommand].ckpt_path
         if path is not None and (report := key_report(self.model, read_state_dict(path))):

@@ -45,14 +45,23 @@ NEUTRAL_TRAINER = {
 }
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights", "official")
-# Options of the model that concern its test alone.
-NEUTRAL_MODEL = {"adabn", "adabn_passes", "adabn_selfnorm", "attack", "attacks"}
+# Options of the model that concern its test and its pictures alone.
+NEUTRAL_MODEL = {
+    "adabn",
+    "adabn_passes",
+    "adabn_selfnorm",
+    "attack",
+    "attacks",
+    "evaluation",
+    "pictures",
+}
 NEUTRAL_DATA = {
     "workers",
     "eval_batch_size",
     "corrupted",
     "corruptions",
     "severities",
+    "predict_root",
     "sst2",
     "sst2_splits",
 }
@@ -71,7 +80,8 @@ def recipe_of(config: Config, defaults: Config) -> Config:
     for key in ("model", "data", "trainer"):
         recipe[key] = _asked(deepcopy(config[key]), defaults.get(key) or {})
     # Both are links to seed_everything.
-    recipe["model"].pop("seed", None)
+    for key in (*NEUTRAL_MODEL, "seed"):
+        recipe["model"].pop(key, None)
     data = recipe["data"].get("init_args", recipe["data"])
     for key in (*NEUTRAL_DATA, "seed"):
         data.pop(key, None)
