@@ -194,7 +194,8 @@ class Canvas:
         image *= texture[..., None]
         veil = 1 - np.exp(-self._depth(label) / look.haze_distance)
         image += veil[..., None] * (np.array(look.haze, np.float32) - image)
-        image = 255 * (image.clip(0, 255) / 255) ** look.gamma * np.array(look.gain, np.float32)
+        image = 255 * (image.clip(0, 255) / 255) ** np.float32(look.gamma)
+        image *= np.array(look.gain, np.float32)
         image += look.noise * dice.noise(self.height, self.width)[..., None]
         picture = Image.fromarray(image.clip(0, 255).astype(np.uint8))
         return np.array(picture.filter(ImageFilter.GaussianBlur(look.soft))), label

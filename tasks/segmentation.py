@@ -166,7 +166,7 @@ class Segmentation(CNSNModule):
         return loss
 
     def _labelled_pixels(self, label: Tensor) -> Tensor:
-        """A process's share of the labelled pixels of all: gradients are averaged over processes."""
+        """The mean over processes of their labelled pixels, as gradients are averaged too."""
         pixels = (label != IGNORE).sum().float()
         if self.trainer.world_size > 1:
             pixels = self.trainer.strategy.reduce(pixels, reduce_op="mean")
@@ -238,7 +238,7 @@ class Segmentation(CNSNModule):
         self.metrics = {
             "summary": summary,
             "breakdown": {CLASSES[c]: iou["target"][c] for c in present},
-            "iou": {domain: dict(zip(CLASSES, values, strict=True)) for domain, values in iou.items()},
+            "iou": {domain: dict(zip(CLASSES, v, strict=True)) for domain, v in iou.items()},
             "evaluation": str(self.evaluation),
         }
         if self.evaluation != EvaluationSpec():

@@ -66,9 +66,7 @@ def centre_of(x: Tensor, window: int) -> Tensor:
     return x[..., top : top + tall, left : left + wide]
 
 
-def segment(
-    logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: EvaluationSpec
-) -> Tensor:
+def segment(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: EvaluationSpec) -> Tensor:
     """Class numbers, int64 (B, H, W), of images (B, 3, H, W); with "centre", of their middle.
 
     Args:
@@ -98,9 +96,7 @@ def segment(
     return total.argmax(1)
 
 
-def _windows(
-    logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: EvaluationSpec
-) -> Tensor:
+def _windows(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: EvaluationSpec) -> Tensor:
     """Mean probabilities (B, classes, H, W) over overlapping windows."""
     height, width = images.shape[-2:]
     total: Tensor | None = None

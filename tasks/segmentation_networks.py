@@ -57,7 +57,7 @@ def _ibn_resnet50(variant: Literal["a", "b"]) -> resnet.ResNet:
     return resnet50_ibn(variant=variant)
 
 
-def _dilate(stage: nn.Sequential, *, first: int, others: int) -> None:
+def _dilate(stage: Any, *, first: int, others: int) -> None:
     """Take the stride out of a stage of bottlenecks, as torchvision's dilated ResNets do."""
     for place, block in enumerate(stage):
         dilation = others if place else first

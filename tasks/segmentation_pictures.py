@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +127,7 @@ def log_examples(loggers: Iterable[Any], examples: Sequence[Example], step: int)
             )
 
 
-def class_bars(iou: dict[str, Sequence[float]], title: str, path: Path) -> Path:
+def class_bars(iou: Mapping[str, Sequence[float]], title: str, path: Path) -> Path:
     """Bars of each class's IoU, one colour a domain; absent classes have none.
 
     Args:
@@ -140,9 +140,7 @@ def class_bars(iou: dict[str, Sequence[float]], title: str, path: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    present = [
-        c for c in range(len(CLASSES)) if any(not math.isnan(v[c]) for v in iou.values())
-    ]
+    present = [c for c in range(len(CLASSES)) if any(not math.isnan(v[c]) for v in iou.values())]
     figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
     width = 0.8 / len(iou)
     for i, (domain, values) in enumerate(iou.items()):
