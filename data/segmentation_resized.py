@@ -164,7 +164,7 @@ def _make(options: argparse.Namespace) -> None:
         split = split_file(options.root)
         if split is not None:
             shutil.copyfile(split, options.out / split.name)
-    say(f"Done: {made:,} files made in {options.out}." if made else f"{options.out} is complete.")
+    say(f"Done: {made:,} new files in {options.out}." if made else f"{options.out} is complete.")
 
 
 SETS: dict[str, Made] = {
