@@ -80,8 +80,7 @@ def recipe_of(config: Config, defaults: Config) -> Config:
     for key in ("model", "data", "trainer"):
         recipe[key] = _asked(deepcopy(config[key]), defaults.get(key) or {})
     # Both are links to seed_everything.
-    for key in (*NEUTRAL_MODEL, "seed"):
-        recipe["model"].pop(key, None)
+    recipe["model"].pop("seed", None)
     data = recipe["data"].get("init_args", recipe["data"])
     for key in (*NEUTRAL_DATA, "seed"):
         data.pop(key, None)

@@ -61,7 +61,12 @@ def write_split(root: Path, train: range, val: range, test: range) -> None:
 
 
 def write_cityscapes(
-    root: Path, n: int = 4, *, parts: tuple[str, ...] = ("val",), kind: str = "labelIds", **size: int
+    root: Path,
+    n: int = 4,
+    *,
+    parts: tuple[str, ...] = ("val",),
+    kind: str = "labelIds",
+    **size: int,
 ) -> Path:
     """`n` images a part, in two cities."""
     table = {label.id: label.train_id for label in LABELS}
