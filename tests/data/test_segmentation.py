@@ -145,7 +145,7 @@ def test_missing_roots_are_both_named_with_a_way_on(tmp_path: Path) -> None:
     ):
         assert part in message
     write_gta5(tmp_path / "gta5", 10)
-    with pytest.raises(DataNotFoundError, match="but the target in .* is not there"):
+    with pytest.raises(DataNotFoundError, match=r"but the target in .* is not there"):
         data.setup("fit")
 
 
