@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from cnsn import CNSNSpec, crossnorm_active, insert, load_official
 from cnsn.insert import crossnorm_sites
-from cnsn.layers import SelfNorm
+from cnsn.layers import CrossNorm, SelfNorm
 from data.segmentation_labels import CLASSES
 from tasks.base import CrossNormTraining
 from tasks.optim import OptimizerSpec
@@ -184,9 +184,8 @@ def test_the_layers_fit_into_every_network(network: Any, sites: int) -> None:
 
 def test_stages_can_be_chosen() -> None:
     net = insert(SmallFPN(width=4), CNSNSpec(kind="cn", position="out", stages=(1, 2)))
-    named = {
-        name.split(".")[1] for name, m in net.named_modules() if type(m).__name__ == "CrossNorm"
-    }
+    sites = [name for name, m in net.named_modules() if isinstance(m, CrossNorm)]
+    named = {name.split(".")[1] for name in sites}
     assert named == {"layer1", "layer2"}
 
 
@@ -256,8 +255,8 @@ def test_a_torchvision_name_is_fetched_from_its_cache(
 ) -> None:
     source = random_resnet("resnet50")
     name = "ResNet50_Weights.IMAGENET1K_V1"
-    monkeypatch.setattr("tasks.segmentation_weights.named_state_dict",
-                        lambda asked: dict(source.state_dict()) if asked == name else None)  # fmt: skip
+    published = {name: dict(source.state_dict())}
+    monkeypatch.setattr("tasks.segmentation_weights.named_state_dict", published.__getitem__)
     assert same(Segmentation(FCNResNet50(), weights=name).network.backbone, source)
     whole = torchvision.models.segmentation.fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True
@@ -274,7 +273,7 @@ def test_official_names_of_a_pretrained_sn_resnet50(tmp_path: Path) -> None:
     official = insert(random_resnet("resnet50"), CNSNSpec(kind="sn", position="residual"))
     shapes = {key: tuple(value.shape) for key, value in official.state_dict().items()}
     # Of the published checkpoint.
-    assert len(shapes) == 416 and list(shapes)[0] == "conv1.weight"
+    assert len(shapes) == 416 and next(iter(shapes)) == "conv1.weight"
     assert shapes["layer1.0.cnsn.selfnorm.g_fc.weight"] == (256, 1, 2)
     assert shapes["layer4.2.cnsn.selfnorm.g_bn.num_batches_tracked"] == ()
     assert shapes["fc.weight"] == (1000, 2048)
