@@ -118,7 +118,7 @@ class SMPNetwork(nn.Module):
 class SmallFPN(nn.Module):
     """A feature pyramid (Lin et al. 2017) on a small ResNet, for one CPU core. Our own.
 
-    Four stages of two-convolution blocks at 1/2, 1/4, 1/8 and 1/16 of the image's size, whose
+    Four stages of two-convolution blocks at 1/4, 1/8, 1/16 and 1/32 of the image's size, whose
     outputs are summed from coarse to fine.
 
     Args:
@@ -135,8 +135,7 @@ class SmallFPN(nn.Module):
         self.backbone = nn.ModuleDict({"stem": _conv_norm_relu(3, width, stride=2)})
         before = width
         for number, channels in enumerate(widths, start=1):
-            stride = 1 if number == 1 else 2
-            self.backbone[f"layer{number}"] = _basic_stage(before, channels, stride, blocks)
+            self.backbone[f"layer{number}"] = _basic_stage(before, channels, blocks)
             before = channels
         self.lateral = nn.ModuleList(nn.Conv2d(channels, 2 * width, 1) for channels in widths)
         self.classifier = nn.Sequential(
@@ -169,10 +168,8 @@ def _conv_norm_relu(before: int, after: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
 
-def _basic_stage(before: int, after: int, stride: int, blocks: int) -> nn.Sequential:
-    downsample = None
-    if stride != 1 or before != after:
-        conv = nn.Conv2d(before, after, 1, stride, bias=False)
-        downsample = nn.Sequential(conv, nn.BatchNorm2d(after))
-    first = resnet.BasicBlock(before, after, stride, downsample)
+def _basic_stage(before: int, after: int, blocks: int) -> nn.Sequential:
+    """Residual blocks, of which the first halves the resolution."""
+    shortcut = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))
+    first = resnet.BasicBlock(before, after, 2, shortcut)
     return nn.Sequential(first, *(resnet.BasicBlock(after, after) for _ in range(blocks - 1)))
