@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 from data.loading import Batch
 from data.randomness import generator_for
@@ -33,14 +32,12 @@ def read_image(path: Path) -> Tensor:
         ValueError: the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            array = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        return decode_image(str(path), ImageReadMode.RGB)
+    except (RuntimeError, OSError) as error:
         raise ValueError(
-            f"Expected {path} to be an image, but it cannot be read ({error}): delete it and fetch "
-            "it again."
+            f"Expected {path} to be a PNG or JPEG image, but it is missing or damaged: fetch it "
+            "again."
         ) from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
