@@ -51,8 +51,8 @@ DAY: dict[str, Colour] = {
 }
 # Wet asphalt, cold concrete and autumn leaves, before the light of dusk.
 DUSK: dict[str, Colour] = {
-    "sky": (196, 146, 128),
-    "road": (74, 80, 96),
+    "sky": (190, 160, 150),
+    "road": (86, 90, 102),
     "sidewalk": (112, 116, 128),
     "terrain": (118, 104, 66),
     "building": (122, 124, 138),
@@ -89,7 +89,7 @@ class Look:
 
 LOOKS: dict[str, Look] = {
     "day": Look(DAY, 26, (3, 0.10), (200, 214, 232), 260, (1.05, 1.02, 0.98), 1.0, 2.0, 0.0),
-    "dusk": Look(DUSK, 16, (7, 0.16), (158, 128, 126), 70, (0.86, 0.80, 0.92), 1.35, 7.0, 0.5),
+    "dusk": Look(DUSK, 18, (6, 0.13), (168, 140, 136), 100, (0.98, 0.92, 1.0), 1.12, 4.0, 0.4),
 }
 
 
@@ -194,7 +194,8 @@ class Canvas:
         image *= texture[..., None]
         veil = 1 - np.exp(-self._depth(label) / look.haze_distance)
         image += veil[..., None] * (np.array(look.haze, np.float32) - image)
-        image = 255 * (image.clip(0, 255) / 255) ** look.gamma * np.array(look.gain, np.float32)
+        image = 255 * (image.clip(0, 255) / 255) ** np.float32(look.gamma)
+        image *= np.array(look.gain, np.float32)
         image += look.noise * dice.noise(self.height, self.width)[..., None]
         picture = Image.fromarray(image.clip(0, 255).astype(np.uint8))
         return np.array(picture.filter(ImageFilter.GaussianBlur(look.soft))), label

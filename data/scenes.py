@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +53,16 @@ def write_scenes(
             f"source and 1 of the target, but got {source} and {target} of {width}x{height}."
         )
     shared = {"width": width, "height": height, "seed": seed}
-    jobs: list[tuple[str, dict[str, int], Callable[[Path], None]]] = [
-        (SOURCE, {"images": source, **shared}, partial(_write_source, n=source, **shared)),
-        (TARGET, {"images": target, **shared}, partial(_write_target, n=target, **shared)),
+    jobs: list[tuple[str, dict[str, int], Callable[..., None]]] = [
+        (SOURCE, {"n": source, **shared}, _write_source),
+        (TARGET, {"n": target, **shared}, _write_target),
     ]
     todo = [job for job in jobs if not _is_made(root / job[0], job[1])]
     for name, options, write in todo:
         part = root / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        write(part)
+        write(part, **options)
         (part / _RECORD).write_text(json.dumps(options) + "\n")
         os.replace(part, root / name)
     return bool(todo)

@@ -24,8 +24,14 @@ from data.images import normalise
 from data.loading import Batch, ResumableDataModule, TrainLoader, process_rank
 from data.randomness import derive_seed
 from data.segmentation_labels import CLASSES
-from data.segmentation_layouts import IMAGE_SUFFIXES, Collection, Part, find_layout, open_collection
-from data.segmentation_sets import EvaluationImages, PlainImages, TrainingCrops, size_batches
+from data.segmentation_layouts import IMAGE_SUFFIXES, Collection, find_layout, open_collection
+from data.segmentation_sets import (
+    EvaluationImages,
+    PlainImages,
+    TrainingCrops,
+    read_pair,
+    size_batches,
+)
 from data.segmentation_transforms import JointTransform
 
 __all__ = ["DOMAINS", "SourceAndTarget"]
@@ -77,7 +83,6 @@ class SourceAndTarget(ResumableDataModule):
     """
 
     LOCATIONS = ("root", "source_root", "target_root", "predict_root")
-    NEUTRAL = ("predict_root",)
     num_classes = len(CLASSES)
     class_names = CLASSES
 
@@ -214,8 +219,7 @@ class SourceAndTarget(ResumableDataModule):
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts."""
         counts = [
-            len(pairs)
-            for pairs in (*self.source.parts.values(), *self.target.parts.values())
+            len(pairs) for pairs in (*self.source.parts.values(), *self.target.parts.values())
         ]
         train, val, target = counts
         names = [
@@ -265,9 +269,23 @@ class SourceAndTarget(ResumableDataModule):
 
     def evaluation_images(self) -> EvaluationImages:
         """What is scored: the source's validation part, then the target's."""
-        parts: tuple[Part, ...] = ("val", "val")
-        found = (self.source, self.target)
-        return EvaluationImages([c.parts[part] for c, part in zip(found, parts, strict=True)])
+        return EvaluationImages([self.source.parts["val"], self.target.parts["val"]])
+
+    def examples(self, n: int) -> list[tuple[str, Tensor, Tensor]]:
+        """Name, image uint8 (3, H, W) and training ids uint8 (H, W) of about `n` scored images.
+
+        The same ones each time, spread evenly over source and target.
+        """
+        chosen = []
+        for domain, found, count in zip(
+            DOMAINS, (self.source, self.target), (n // 2, n - n // 2), strict=True
+        ):
+            pairs = found.parts["val"]
+            count = min(count, len(pairs))
+            for i in range(count):
+                pair = pairs[(2 * i + 1) * len(pairs) // (2 * count)]
+                chosen.append((f"{domain} {pair.name}", *read_pair(pair)))
+        return chosen
 
     def _evaluation(self) -> DataLoader[Batch]:
         images = self.evaluation_images()

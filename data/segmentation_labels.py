@@ -170,7 +170,7 @@ def _unknown_values(packed: np.ndarray, kind: LabelKind) -> str:
     found, counts = np.unique(packed, return_counts=True)
     order = counts.argsort()[::-1]
     named = [
-        f"{_shown(int(found[i]), kind)} ({counts[i]:,} pixel{'s' * (counts[i] > 1)})"
+        f"{_shown(int(found[i]), kind)} ({counts[i]:,} pixel{'' if counts[i] == 1 else 's'})"
         for i in order[:_LISTED]
     ]
     rest = f" and {len(found) - _LISTED} more values" if len(found) > _LISTED else ""

@@ -141,7 +141,8 @@ def _images(folder: Path) -> list[Path]:
 
 def split_file(root: Path) -> Path | None:
     """GTA5's split.mat in `root` or in a folder of it."""
-    return next((path for path in [root / "split.mat", *sorted(root.glob("*/split.mat"))] if path.is_file()), None)
+    places = [root / "split.mat", *sorted(root.glob("*/split.mat"))]
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_split_file(path: Path) -> dict[str, list[int]]:
@@ -195,9 +196,7 @@ def _official_split(
     return chosen
 
 
-def _own_split(
-    found: Collection, names: list[str], parts: Sequence[Part]
-) -> dict[Part, list[str]]:
+def _own_split(found: Collection, names: list[str], parts: Sequence[Part]) -> dict[Part, list[str]]:
     if "train" not in parts:
         return {"val": names}
     if len(names) < 3:
@@ -306,7 +305,7 @@ def _title(found: Collection, parts: Sequence[Part]) -> str | None:
     published = GTA5_SIZE if found.layout == "gta5" else CITYSCAPES_SIZE
     sizes = Counter((pair.height, pair.width) for part in parts for pair in found.parts[part])
     # Most: a few of GTA5's frames are of other sizes.
-    (height, width), count = sizes.most_common(1)[0]
+    (height, width), _ = sizes.most_common(1)[0]
     if (height, width) == published:
         return found.title
     return f"{found.title} resized to {width}x{height}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 from data.loading import Batch
 from data.randomness import generator_for
@@ -16,7 +15,14 @@ from data.segmentation_labels import read_label
 from data.segmentation_layouts import Pair
 from data.segmentation_transforms import JointTransform
 
-__all__ = ["EvaluationImages", "PlainImages", "TrainingCrops", "read_image", "size_batches"]
+__all__ = [
+    "EvaluationImages",
+    "PlainImages",
+    "TrainingCrops",
+    "read_image",
+    "read_pair",
+    "size_batches",
+]
 
 
 def read_image(path: Path) -> Tensor:
@@ -26,14 +32,12 @@ def read_image(path: Path) -> Tensor:
         ValueError: the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            array = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        return decode_image(str(path), ImageReadMode.RGB)
+    except (RuntimeError, OSError) as error:
         raise ValueError(
-            f"Expected {path} to be an image, but it cannot be read ({error}): delete it and fetch "
-            "it again."
+            f"Expected {path} to be a PNG or JPEG image, but it is missing or damaged: fetch it "
+            "again."
         ) from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -128,6 +132,10 @@ class PlainImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def named(self, position: int) -> tuple[str, Tensor]:
+        """Name and image, uint8 (3, H, W)."""
+        return self.names[position], read_image(self.paths[position])
 
     def __getitem__(self, positions: list[int]) -> Batch:
         images = torch.stack([read_image(self.paths[p]) for p in positions])

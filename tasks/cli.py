@@ -230,6 +230,9 @@ class TaskCLI(LightningCLI):
     def before_test(self) -> None:
         self._check_checkpoint()
 
+    def before_predict(self) -> None:
+        self._check_checkpoint()
+
     def _check_checkpoint(self) -> None:
         path = self.config[self.subcommand].ckpt_path
         if path is not None and (report := key_report(self.model, read_state_dict(path))):
@@ -371,10 +374,16 @@ def keep_freed_memory() -> None:
 
 
 def _own_words(error: Exception) -> str:
-    """The sentence of ours in a parser's list of all the types that it tried."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
+    """Our sentence, without what others put around it.
+
+    A parser lists all the types that it tried; a loader's worker puts its traceback before.
+    """
+    text = str(error)
+    if text.startswith("Caught "):
+        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    lines = [line.strip(" -") for line in text.splitlines()]
     ours = [line for line in lines if line.startswith("Expected ") and "<class" not in line]
-    return ours[0] if ours and "Union subtypes" in lines[0] else str(error)
+    return ours[0] if ours and "Union subtypes" in lines[0] else text
 
 
 def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:

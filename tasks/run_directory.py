@@ -45,14 +45,23 @@ NEUTRAL_TRAINER = {
 }
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights", "official")
-# Options of the model that concern its test alone.
-NEUTRAL_MODEL = {"adabn", "adabn_passes", "adabn_selfnorm", "attack", "attacks"}
+# Options of the model that concern its test and its pictures alone.
+NEUTRAL_MODEL = {
+    "adabn",
+    "adabn_passes",
+    "adabn_selfnorm",
+    "attack",
+    "attacks",
+    "evaluation",
+    "pictures",
+}
 NEUTRAL_DATA = {
     "workers",
     "eval_batch_size",
     "corrupted",
     "corruptions",
     "severities",
+    "predict_root",
     "sst2",
     "sst2_splits",
 }

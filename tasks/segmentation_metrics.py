@@ -1,0 +1,62 @@
+"""One confusion matrix a domain over a whole set, and what follows from it.
+
+    IoU_c = TP_c / (TP_c + FP_c + FN_c),    mIoU = mean over the classes present in the truth
+
+as in Cityscapes' evaluation (Cordts et al. 2016, https://arxiv.org/abs/1604.01685). A class that no
+pixel of the truth has is absent: its IoU is NaN, whatever was predicted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from data.segmentation_labels import IGNORE
+
+__all__ = ["ConfusionMatrices", "iou_of"]
+
+
+class ConfusionMatrices(Metric):
+    """Counts of pixels by (domain, true class, predicted class).
+
+    Whole numbers, so the sum is exact over processes and batch sizes.
+
+    Args:
+        domains: number of domains.
+        classes: number of classes.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, domains: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        zeros = torch.zeros(domains, classes, classes, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, label: Tensor, domain: int) -> None:
+        """Add images: class numbers, int64 (...), and labels (...) with 255 for ignored ones."""
+        scored = label != IGNORE
+        pair = label[scored] * self.classes + predicted[scored]
+        found = torch.bincount(pair, minlength=self.classes**2)
+        self.counts[domain] += found.view(self.classes, self.classes)
+
+    def compute(self) -> Tensor:
+        """int64 (domains, classes, classes), rows the truth."""
+        return self.counts
+
+
+def iou_of(confusion: Tensor) -> dict[str, Tensor]:
+    """Scores of one confusion matrix (classes, classes).
+
+    Returns:
+        ``iou`` (classes,), NaN where absent; ``miou``, its mean over the others; ``accuracy``, the
+        share of right pixels; all in float64, in [0, 1].
+    """
+    counts = confusion.double()
+    right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    iou = right / (truth + predicted - right)
+    iou = torch.where(truth > 0, iou, torch.nan)
+    return {"iou": iou, "miou": iou.nanmean(), "accuracy": right.sum() / counts.sum()}

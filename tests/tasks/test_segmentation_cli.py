@@ -1,0 +1,325 @@
+"""The command line of the segmentation task, from options to result line and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from cnsn import insert
+from reproduce import TABLES
+from tasks.results import read_results
+from tasks.segmentation import Segmentation, main
+from tasks.segmentation_networks import SmallFPN
+from tasks.table_spec import Table
+from tests.segmentation_fakes import write_cityscapes, write_gta5
+from tests.tasks.test_segmentation import METHOD
+
+SCENES = [
+    "--config=configs/scenes.yaml",
+    "--data.source_root=source",
+    "--data.target_root=target",
+    "--data.crop_size=16",
+    "--data.batch_size=4",
+    "--data.workers=0",
+    "--model.network.init_args.width=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=2",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+CNSN = [
+    "--model.cnsn.kind=cnsn",
+    "--model.cnsn.position=residual",
+    "--model.cnsn.cn_position=out",
+    "--model.cnsn.crop=style",
+]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    """Small source and target: 8 + 2 and 5 images."""
+    write_gta5(tmp_path / "source", 12)
+    write_cityscapes(tmp_path / "target", 5)
+    return tmp_path
+
+
+def places(folder: Path, sets: Path) -> list[str]:
+    return [f"--data.root={sets}", f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message with which a command line ends; its exit code must not be 0."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code not in (0, None)
+    own = stop.value.code if isinstance(stop.value.code, str) else ""
+    return own + capsys.readouterr().err
+
+
+def run_directory(folder: Path) -> Path:
+    (path,) = (folder / "runs").glob("segmentation/*/seed*")
+    return path
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    path = run_directory(folder) / "checkpoints" / "last.ckpt"
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def predicted_by_hand(directory: Path, paths: list[Path]) -> list[np.ndarray]:
+    """Training ids from the stored weights, without the suite's loaders and metrics."""
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    net = insert(SmallFPN(width=4), METHOD).eval()
+    net.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+    net.to(memory_format=torch.channels_last)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    found = []
+    for path in paths:
+        x = (torch.from_numpy(np.array(Image.open(path))).float() / 255 - mean) / std
+        with torch.inference_mode():
+            found.append(net(x.permute(2, 0, 1)[None]).argmax(1)[0].numpy())
+    return found
+
+
+def iou_by_hand(predicted: list[np.ndarray], truth: list[np.ndarray], c: int, id_: int) -> float:
+    """Of one class, pixel by pixel, from label ids."""
+    p, t = np.stack(predicted), np.stack(truth)
+    scored = t != 0
+    inside, union = ((p == c) & (t == id_))[scored], ((p == c) | (t == id_))[scored]
+    return inside.sum() / union.sum()
+
+
+def test_fit_test_and_predict(
+    tmp_path: Path, sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*SCENES, *CNSN, *places(tmp_path, sets)]
+    main(["fit", *options])
+    directory = run_directory(tmp_path)
+    assert {p.name for p in (directory / "pictures").iterdir()} == {
+        "epoch_0001.png",
+        "epoch_0002.png",
+    }
+    assert Image.open(directory / "pictures" / "epoch_0002.png").width == 4 * 384
+    lists = json.loads((directory / "images.json").read_text())
+    assert len(lists["source"]["train"]) == 8 and len(lists["target"]["val"]) == 5
+    curves = (directory / "metrics" / "version_0" / "metrics.csv").read_text()
+    assert "val/target_miou" in curves and "train/ce" in curves
+
+    main(["test", *options])
+    (record,) = read_results(tmp_path / "results" / "segmentation.jsonl")
+    assert record["dataset"] == "generated scenes by day -> at dusk (8+2 and 5 images)"
+    assert record["selection"] == "last epoch" and record["evaluation"] == "full images"
+    paths = sorted((sets / "target" / "leftImg8bit").rglob("*.png"))
+    truth = [
+        np.array(Image.open(next((sets / "target" / "gtFine").rglob(f"{p.name[:20]}*"))))
+        for p in paths
+    ]
+    predicted = predicted_by_hand(directory, paths)
+    iou = record["iou"]["target"]
+    for name, c, label_id in (("road", 0, 7), ("sky", 10, 23), ("car", 13, 26)):
+        expected = iou_by_hand(predicted, truth, c, label_id)
+        assert iou[name] == pytest.approx(expected, abs=1e-3), name
+    present = [value for value in iou.values() if not math.isnan(value)]
+    assert len(present) == 3 and record["breakdown"].keys() == {"road", "sky", "car"}
+    assert record["summary"]["target_miou"] == pytest.approx(sum(present) / 3)
+    confusion = json.loads((directory / "confusion.json").read_text())["confusion"]
+    assert np.sum(confusion["target"]) == sum((t != 0).sum() for t in truth)
+    assert Image.open(directory / "iou_by_class.png").width > 1000
+    out = capsys.readouterr().out
+    assert "2 source and 5 target images, 3 classes in the source" in out and "mIoU" in out
+
+    # Another way of scoring is another result, which tables pass over.
+    main(["test", *options, "--model.evaluation.mode=centre", "--model.evaluation.window=16"])
+    *_, centre = read_results(tmp_path / "results" / "segmentation.jsonl")
+    assert centre["selection"] == "last epoch, centre crops of 16"
+    assert centre["config_hash"] == record["config_hash"]
+
+    main(["predict", *options])
+    folder = directory / "predictions"
+    for path, expected in zip(paths, predicted, strict=True):
+        name = path.name.replace("_leftImg8bit", "")
+        ids = np.array(Image.open(folder / "ids" / name))
+        assert ((ids == 7) == (expected == 0)).mean() > 0.99
+        assert (folder / "colour" / name).is_file() and (folder / "overlay" / name).is_file()
+
+
+class Interruption(Exception):
+    pass
+
+
+# With dropout, whose draws must not depend on what came before.
+DROPOUT = [
+    "--model.network=tasks.segmentation_networks.SMPNetwork",
+    "--model.network.init_args.arch=fpn",
+    "--model.network.init_args.encoder=resnet18",
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
+    tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    network = DROPOUT if workers == 0 else []
+    base = [option for option in SCENES if "width" not in option or not network]
+    options = [*base, *CNSN, *network, "--model.pictures=0", "--trainer.limit_val_batches=0"]
+    main(["fit", *options, *places(tmp_path / "whole", sets)])
+
+    options += ["--save_every=1", *places(tmp_path / "parts", sets)]
+    step = Segmentation.training_step
+
+    def stopping(self: Segmentation, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        if self.global_step in stops:
+            stops.remove(self.global_step)
+            raise Interruption
+        return step(self, batch, batch_idx)
+
+    stops = [1, 3]
+    monkeypatch.setattr(Segmentation, "training_step", stopping)
+    for number in (0, workers):
+        with pytest.raises(Interruption):
+            main(["fit", *options, f"--data.workers={number}"])
+    main(["fit", *options])
+    assert not stops
+    one, two = final_state(tmp_path / "parts"), final_state(tmp_path / "whole")
+    assert one["global_step"] == two["global_step"] == 4
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=0)
+
+
+def test_the_auxiliary_head_and_other_flags_train(tmp_path: Path, sets: Path) -> None:
+    options = [option for option in SCENES if "width" not in option]
+    options += [*CNSN, "--model.network=tasks.segmentation_networks.FCNResNet50"]
+    options += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.batch_size=4"]
+    options += ["--trainer.accumulate_grad_batches=2", "--trainer.precision=bf16-mixed"]
+    options += ["--model.optimizer.head_lr_factor=10"]
+    options += ["--model.pictures=2", "--trainer.limit_val_batches=1"]
+    main(["fit", *options, *places(tmp_path, sets)])
+    state = final_state(tmp_path)
+    # Two forwards of 2 images make one step of the batch of 4.
+    assert state["global_step"] == 1
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    directory = run_directory(tmp_path)
+    assert "train/aux" in (directory / "metrics" / "version_0" / "metrics.csv").read_text()
+    assert (directory / "pictures" / "epoch_0001.png").is_file()
+
+
+def test_two_processes_score_the_same_pixels(tmp_path: Path, sets: Path, root: Path) -> None:
+    options = [*SCENES, *CNSN, *places(tmp_path, sets), "--trainer.max_epochs=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    for action in ("fit", "test"):
+        command = [sys.executable, "-m", "tasks.segmentation", action, *options, *two]
+        subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    path = run_directory(tmp_path) / "confusion.json"
+    parallel = json.loads(path.read_text())
+    assert np.sum(parallel["confusion"]["source"]) == 2 * (24 * 32 - 9)
+    main(["test", *options])
+    assert json.loads(path.read_text()) == parallel
+    one, both = read_results(tmp_path / "results" / "segmentation.jsonl")
+    assert one["summary"] == both["summary"] and one["dataset"] == both["dataset"]
+
+
+def test_batch_normalisation_is_synchronised_on_gpus_only() -> None:
+    model = Segmentation(SmallFPN(width=4))
+    model.on_train_start()
+    model.network = nn.SyncBatchNorm.convert_sync_batchnorm(model.network)
+    with pytest.raises(ValueError, match=r"GPUs for `trainer\.sync_batchnorm`"):
+        model.on_train_start()
+
+
+def test_the_dashboard_gets_pictures_with_masks(
+    tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    wandb = "--config=configs/logging/wandb.yaml"
+    options = [*SCENES, wandb, *places(tmp_path, sets), "--trainer.max_epochs=1"]
+    main(["fit", *options, "--model.pictures=2", "--trainer.limit_train_batches=1"])
+    media = run_directory(tmp_path) / "wandb"
+    assert len(list(media.rglob("media/images/examples_*.png"))) == 2
+    # Truth and prediction of each, with training ids as values.
+    masks = [np.array(Image.open(path)) for path in media.rglob("media/images/mask/*.mask.png")]
+    assert len(masks) == 4
+    assert sum(set(np.unique(mask)) == {0, 10, 13, 255} for mask in masks) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "parts"),
+    [
+        ("--data.batch_size=1", ["batch_size", "at least 2"]),
+        ("--data.crop_size=0", ["crop_size"]),
+        ("--data.scale=[2,1]", ["`scale`"]),
+        ("--model.crossnorm.consistency=3", ["consistency", "segmentation"]),
+        ("--model.evaluation.mode=tiles", ["mode", "slide", "tiles"]),
+        ("--model.cnsn.position=middle", ["position", "residual", "middle"]),
+        ("--model.weights=ResNet50_Weights.NONE", ["ResNet50_Weights.NONE", "weights: null"]),
+        ("--trainer.accumulate_grad_batches=3", ["batch_size", "accumulate_grad_batches"]),
+        ("--data.croop_size=3", ["croop_size"]),
+    ],
+)
+def test_bad_options_end_with_one_sentence(
+    tmp_path: Path, sets: Path, capsys: pytest.CaptureFixture[str], option: str, parts: list[str]
+) -> None:
+    message = refused(["fit", *SCENES, *CNSN, *places(tmp_path, sets), option], capsys)
+    assert all(part in message for part in parts), message
+    assert "Traceback" not in message and not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_bad_data_end_with_one_sentence(
+    tmp_path: Path, sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*SCENES, *places(tmp_path, sets)]
+    missing = refused(["fit", *options, "--data.root=/nowhere"], capsys)
+    assert "/nowhere/source" in missing and "/nowhere/target" in missing
+    assert "python -m data.prepare scenes" in missing
+    label = sets / "source" / "labels" / "00003.png"
+    whole = label.read_bytes()
+    Image.fromarray(np.full((24, 32), 99, np.uint8)).save(label)
+    for workers in (0, 1):
+        message = refused(["fit", *options, f"--data.workers={workers}"], capsys)
+        assert "00003.png" in message and "99 (768 pixels)" in message
+        assert "Traceback" not in message and message.count("\n") < 5
+    label.write_bytes(whole[:100])
+    assert "00003.png" in refused(["fit", *options], capsys)
+    label.unlink()
+    assert "1 are missing: labels/00003.png" in refused(["fit", *options], capsys)
+    assert "run `fit`" in refused(["predict", *options, "--name=other"], capsys)
+
+
+def test_every_config_and_row_is_valid(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table.load(TABLES["gta5"])
+    asked = [[f"--config=configs/{name}.yaml"] for name in ("scenes", "camvid")]
+    for row in table.rows:
+        options = {key: "null" if v is None else v for key, v in row.options.items()}
+        asked.append([f"--config={config}" for config in table.configs])
+        asked[-1] += [f"--{key}={value}" for key, value in options.items()]
+    for arguments in asked:
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *arguments, "--print_config"])
+        assert stop.value.code in (0, None), arguments
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert config["data"]["class_path"] == "data.segmentation.SourceAndTarget"
+    for key in ("scenes", "camvid"):
+        study = Table.load(TABLES[key])
+        rows = {row.name: row.options for row in table.rows}
+        assert all(row.options == rows[row.name] for row in study.rows)
