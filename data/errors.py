@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataNotFoundError"]
+__all__ = ["DataNotFoundError", "SampleError"]
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -11,3 +11,15 @@ class DataNotFoundError(FileNotFoundError):
     The message is one plain text: the root that was searched, the layout expected below it, the
     exact command that fetches it, and how to try the task on generated data instead.
     """
+
+
+class SampleError(ValueError):
+    """A single sample cannot be used; the message is one line.
+
+    A loader's worker sends an error to the main process as a new one of the same type, with its
+    traceback for a message: of that, the sentence is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        last = message.rstrip().rpartition("\n")[2]
+        super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))

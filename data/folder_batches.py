@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tf
 
+from data.errors import SampleError
 from data.image_folder import FolderImages
 from data.images import Group
 from data.loading import Batch
@@ -144,7 +145,7 @@ def centre_square(image: Image.Image, path: str, *, resize: int, size: int) -> I
 def exact_square(image: Image.Image, path: str, *, size: int) -> Image.Image:
     """The image as it is, which must be a square of `size`: resizing would change a corruption."""
     if image.size != (size, size):
-        raise ValueError(
+        raise SampleError(
             f"Expected the corrupted images to be {size}x{size}, but got "
             f"{image.width}x{image.height} in {path}: they are used as they are, so give "
             f"`--data.image_size {min(image.size)}` or the matching corrupted set."

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, SampleError
 from data.loading import process_rank
 
 __all__ = [
@@ -77,13 +77,13 @@ class FolderImages:
         """The image, decoded, in RGB.
 
         Raises:
-            ValueError: the file cannot be read; the message names it.
+            SampleError: the file cannot be read; the message names it.
         """
         try:
             with Image.open(self.path(position)) as image:
                 return image.convert("RGB")
         except Exception as error:  # the decoders raise a dozen types at damaged files
-            raise ValueError(
+            raise SampleError(
                 f"Expected {self.path(position)} to be a whole image, but it could not be read "
                 f"({error}): replace or delete it. `--data.verify true` names every such file "
                 "before the run, `--data.skip_bad true` leaves them out."
@@ -95,7 +95,7 @@ class FolderImages:
         for position in positions:
             try:
                 self.read(position)
-            except ValueError as error:
+            except SampleError as error:
                 reason = str(error.__cause__).replace(f" {self.path(position)!r}", "")
                 found.append((int(position), reason))
         return found

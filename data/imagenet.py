@@ -33,6 +33,7 @@ from data.imagenet_layout import (
     condition_folders,
     corrupted_folder,
     files_fingerprint,
+    made_here,
     missing_conditions,
     part_of,
     title_of,
@@ -182,12 +183,14 @@ class ImageNet(ImageClassificationData):
     def describe(self) -> dict[str, Any]:
         assert self._training is not None
         clean, *corrupted = self._sets.values()
-        described = {
-            "dataset": title_of(self._training, clean, corrupted),
+        made = made_here(corrupted_folder(self.root, self.corrupted)) if corrupted else None
+        described: dict[str, Any] = {
+            "dataset": title_of(self._training, clean, corrupted, made is not None),
             "fingerprint": files_fingerprint([self._training, clean]),
             "n_train": len(self._training),
             "n_test": len(clean),
         }
         if corrupted:
             described["corrupted_fingerprint"] = files_fingerprint(corrupted)
+            described["corruptions_made_with"] = made
         return described

@@ -10,10 +10,11 @@ https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,15 +28,20 @@ __all__ = [
     "BY_HAND",
     "CLASSES",
     "FAMILIES",
+    "RECORD",
+    "Condition",
     "condition_folders",
     "corrupted_folder",
     "files_fingerprint",
     "is_published",
+    "made_here",
     "missing_conditions",
     "part_of",
     "title_of",
 ]
 
+# In a corrupted set that was made here: what it was made with.
+RECORD = "corrupted.json"
 # A corruption and its severity.
 Condition = tuple[str, int]
 CLASSES, TRAINING, VALIDATION = 1000, 1_281_167, 50_000
@@ -162,16 +168,32 @@ def is_published(training: FolderImages, clean: FolderImages) -> bool:
     return named and np.array_equal(np.sort(clean.names), np.array(names))
 
 
-def title_of(training: FolderImages, clean: FolderImages, corrupted: Sequence[FolderImages]) -> str:
-    """The true name of the data: "ImageNet" for the whole published set alone."""
+def made_here(base: Path) -> dict[str, Any] | None:
+    """What the corrupted set in `base` was made with, if `data.prepare` made it."""
+    path = base / RECORD
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def title_of(
+    training: FolderImages, clean: FolderImages, corrupted: Sequence[FolderImages], made: bool
+) -> str:
+    """The true name of the data: "ImageNet" for the whole published set alone.
+
+    Args:
+        training: the training images.
+        clean: the validation images.
+        corrupted: those of each corrupted condition.
+        made: whether the corruptions are of our own generator.
+    """
     whole = all(images.same_files(clean) for images in corrupted)
     if whole and is_published(training, clean):
         return "ImageNet"
     wordnet = all(WORDNET.fullmatch(name) for name in training.classes)
     counts = f"{len(training.classes)} classes, {len(training)}+{len(clean)} images"
-    if not whole:
-        counts += f", {min(map(len, corrupted))} a condition"
-    return f"{'imagenet-subset' if wordnet else 'image-folder'} ({counts})"
+    if (least := min(map(len, corrupted), default=len(clean))) != len(clean):
+        counts += f", {least} a condition"
+    own = ", corruptions made here" if made else ""
+    return f"{'imagenet-subset' if wordnet else 'image-folder'} ({counts}{own})"
 
 
 def files_fingerprint(sets: Iterable[FolderImages]) -> str:

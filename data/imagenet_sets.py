@@ -10,7 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from data.archives import format_bytes
-from data.catalogue import ZENODO, Made, Published, RemoteFile, only_one, require_writable, say
+from data.catalogue import (
+    ZENODO,
+    Made,
+    Published,
+    RemoteFile,
+    folder_path,
+    natural,
+    only_one,
+    positive,
+    require_writable,
+    say,
+)
 from data.errors import DataNotFoundError
 from data.imagenet_layout import (
     BY_HAND,
@@ -19,6 +30,7 @@ from data.imagenet_layout import (
     TRAINING,
     VALIDATION,
     condition_folders,
+    part_of,
 )
 
 __all__ = ["SETS"]
@@ -134,6 +146,53 @@ def _unpack_part(root: Path, part: str) -> None:
     os.replace(root / unfinished, folder)
 
 
+def _corrupt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=folder_path, help='folder to make; default: beside the root, its name + "-C"'
+    )
+    parser.add_argument("--image_size", type=positive, default=224, help="side in pixels (224)")
+    parser.add_argument(
+        "--resize", type=positive, help="shorter side before the crop; default: 256/224 of the size"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="of everything random (0)")
+    parser.add_argument("--workers", type=positive, help="cores to use; default: all of them")
+    parser.add_argument(
+        "--corruptions", nargs="+", metavar="NAME", help="only these; default: the 15 of ImageNet-C"
+    )
+
+
+def _corrupt_folder(options: argparse.Namespace) -> None:
+    """Make <corruption>/<severity>/<class>/<image> of the images in the root's ``val``."""
+    # torch only where it is needed: the rest of this command answers at once
+    from data.corrupted_folder import write_corrupted_folder
+    from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS
+    from data.image_folder import list_images
+
+    names = tuple(dict.fromkeys(options.corruptions or CORRUPTIONS))
+    if unknown := [name for name in names if name not in ALL_CORRUPTIONS]:
+        raise ValueError(
+            f"Expected --corruptions to be among {', '.join(ALL_CORRUPTIONS)}, but got "
+            f"{', '.join(unknown)}."
+        )
+    root: Path = options.root
+    images = list_images(part_of(root, "val"))
+    out: Path = options.out or root.with_name(root.name + "-C")
+    require_writable(out, "choose another folder by --out")
+    size = options.image_size
+    with only_one(out.with_name(f".{out.name}.lock")):
+        say(f"{len(images)} images of {images.folder} under {len(names)} corruptions into {out}")
+        write_corrupted_folder(
+            images,
+            out,
+            conditions=[(name, severity) for name in names for severity in SEVERITIES],
+            size=size,
+            resize=options.resize or round(size * 256 / 224),
+            seed=options.seed,
+            workers=options.workers or os.cpu_count() or 1,
+        )
+    say(f"Done: {out}")
+
+
 def _no_options(parser: argparse.ArgumentParser) -> None:
     """It has none of its own."""
 
@@ -144,6 +203,12 @@ SETS: dict[str, Published | Made] = {
         about="sort ImageNet's registered archives, downloaded by hand, into folders by class",
         add_options=_no_options,
         make=_unpack_imagenet,
+    ),
+    "corrupt_folder": Made(
+        title="corrupted image folder",
+        about="make the 15 corruptions of the validation images of any root in ImageNet's layout",
+        add_options=_corrupt_options,
+        make=_corrupt_folder,
     ),
     "imagenetc": _imagenet_c(
         ("noise", "blur", "weather", "digital"),

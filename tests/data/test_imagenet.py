@@ -246,10 +246,11 @@ def test_only_the_whole_published_set_is_called_imagenet(monkeypatch: pytest.Mon
     renamed = images(classes, [f"ILSVRC2012_val_{i:08d}.JPEG" for i in (2, 4, 1, 5)], 2)
     other = images(("cat", "dog"), ["a.png", "b.png", "a.png", "b.png"], 2)
     title = imagenet_layout.title_of
-    assert title(train, val, []) == title(train, val, [val, val]) == "ImageNet"
-    assert title(train, renamed, []) == "imagenet-subset (2 classes, 6+4 images)"
-    assert "4 a condition" in title(train, val, [val, renamed])
-    assert title(other, other, []) == "image-folder (2 classes, 4+4 images)"
+    assert title(train, val, [], False) == title(train, val, [val, val], False) == "ImageNet"
+    assert title(train, renamed, [], False) == "imagenet-subset (2 classes, 6+4 images)"
+    assert title(train, val, [val, renamed], True).endswith("6+4 images, corruptions made here)")
+    assert "3 a condition" in title(train, val, [val, renamed.without([1])], False)
+    assert title(other, other, [], False) == "image-folder (2 classes, 4+4 images)"
 
 
 # ------------------------------------------------------------------------------------ bad input
