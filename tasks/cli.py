@@ -48,7 +48,7 @@ class TaskParser(LightningArgumentParser):
     """Says what is wrong without the page of options before it, which ``--help`` prints."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {message.replace('a typing.Literal', 'one of ')}\n")
         sys.exit(2)
 
 

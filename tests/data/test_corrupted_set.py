@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data import corrupted_set
-from data.corrupted_set import open_corrupted, write_corrupted
+from data.corrupted_set import open_corrupted, origin_of, write_corrupted
 from data.corruptions import corrupt
 from data.errors import DataNotFoundError
 
@@ -159,3 +159,14 @@ def test_hostile_and_damaged_arrays(tmp_path: Path) -> None:
     save(tmp_path / "labels.npy", np.zeros(9, np.uint8))
     with pytest.raises(ValueError, match="multiple of 5"):
         open_corrupted(tmp_path, ["fog"])
+
+
+def test_a_made_set_belongs_to_its_own_images(
+    tmp_path: Path, images: np.ndarray, labels: np.ndarray
+) -> None:
+    assert origin_of(tmp_path, images, labels) == "given files"
+    write_corrupted(images, labels, tmp_path, corruptions=NAMES[:1], seed=4)
+    assert origin_of(tmp_path, images, labels).endswith("seed 4")
+    # The same labels, so that only the record tells.
+    with pytest.raises(ValueError, match=r"names other images.*--data\.corrupted"):
+        origin_of(tmp_path, 255 - images, labels)
