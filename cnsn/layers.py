@@ -115,9 +115,10 @@ class CrossNorm(nn.Module):
         order = self._draw_order(x.shape[dim]).to(x.device)
         style = self._boxed(mask) if self.crop in ("style", "both") else mask
         own = self._boxed(mask) if self.crop in ("content", "both") else mask
-        stats = instance_stats(x, 1e-5, own)
-        styles = stats if own is style else instance_stats(x, 1e-5, style)
-        restyled = restyle(x, *stats, *(s.index_select(dim, order) for s in styles))
+        inside = torch.where(mask[:, None], x, 0)  # also in the gradient, 0 * NaN is NaN
+        stats = instance_stats(inside, 1e-5, own)
+        styles = stats if own is style else instance_stats(inside, 1e-5, style)
+        restyled = restyle(inside, *stats, *(s.index_select(dim, order) for s in styles))
         # A single position has no style: it neither gets nor gives one.
         enough = style.sum(1) > 1
         enough = enough.index_select(0, order) if dim == 0 else enough
@@ -201,9 +202,11 @@ class SelfNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self._check(x)
-        mean, std = instance_stats(x, self.eps, mask)
-        y = self._recalibrated(x, mean, std)
-        return y if mask is None else torch.where(mask.unsqueeze(1), y, x)
+        if mask is None:
+            return self._recalibrated(x, *instance_stats(x, self.eps))
+        inside = torch.where(mask.unsqueeze(1), x, 0)  # also in the gradient, 0 * NaN is NaN
+        y = self._recalibrated(inside, *instance_stats(inside, self.eps, mask))
+        return torch.where(mask.unsqueeze(1), y, x)
 
     def _recalibrated(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         gain = self._gate(mean, std, self.g_fc, self.g_bn)

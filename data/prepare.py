@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import cifar_sets, scenes
+from data import cifar_sets, scenes, text_sets
 from data.archives import (
     ArchiveError,
     DownloadError,
@@ -40,7 +40,7 @@ __all__ = ["SETS", "main"]
 
 _MARGIN = 1.1  # unpacked bytes may exceed the expected ones by this factor, for folders and headers
 
-SETS: dict[str, Published | Made] = {**cifar_sets.SETS, **scenes.SETS}
+SETS: dict[str, Published | Made] = {**cifar_sets.SETS, **scenes.SETS, **text_sets.SETS}
 
 
 def _fetch(entry: Published, options: argparse.Namespace) -> None:
