@@ -1,8 +1,8 @@
 """Kim's convolutional text classifier, and what every network over words shares.
 
-The networks take numbers of words (B, L), padded with 0, and each text's length (B,). Padding is worth
-nothing: it enters neither statistics nor maxima nor neighbouring convolutions, so that a text's
-result does not depend on what it was batched with.
+The networks take numbers of words (B, L), padded with 0, and each text's length (B,). Padding is
+worth nothing: it enters neither statistics nor maxima nor neighbouring convolutions, so that a
+text's result does not depend on what it was batched with.
 
 Source: Kim 2014, "Convolutional Neural Networks for Sentence Classification",
 https://arxiv.org/abs/1408.5882
