@@ -42,7 +42,8 @@ class CrossNorm(nn.Module):
     released code.
 
     Sequences of different lengths: ``forward(x, mask)`` with `mask` bool (B, L) takes statistics
-    from the positions that count, and leaves the others as they are. The box is then the same
+    from the positions that count. What the result holds at the others means nothing, but zeros stay
+    zeros there. The box is then the same
     share of each sequence's own positions.
 
     Attributes:
@@ -115,10 +116,9 @@ class CrossNorm(nn.Module):
         order = self._draw_order(x.shape[dim]).to(x.device)
         style = self._boxed(mask) if self.crop in ("style", "both") else mask
         own = self._boxed(mask) if self.crop in ("content", "both") else mask
-        inside = torch.where(mask[:, None], x, 0)  # also in the gradient, 0 * NaN is NaN
-        stats = instance_stats(inside, 1e-5, own)
-        styles = stats if own is style else instance_stats(inside, 1e-5, style)
-        restyled = restyle(inside, *stats, *(s.index_select(dim, order) for s in styles))
+        stats = instance_stats(x, 1e-5, own)
+        styles = stats if own is style else instance_stats(x, 1e-5, style)
+        restyled = restyle(x, *stats, *(s.index_select(dim, order) for s in styles))
         # A single position has no style: it neither gets nor gives one.
         enough = style.sum(1) > 1
         enough = enough.index_select(0, order) if dim == 0 else enough
@@ -177,8 +177,8 @@ class SelfNorm(nn.Module):
 
     Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
     the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
-    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count, and the
-    others are left as they are.
+    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count. What the
+    result holds at the others means nothing, but zeros stay zeros there.
 
     Raises:
         ValueError: for a wrong number of channels, or a batch of one sample while training (its
@@ -204,9 +204,9 @@ class SelfNorm(nn.Module):
         self._check(x)
         if mask is None:
             return self._recalibrated(x, *instance_stats(x, self.eps))
-        inside = torch.where(mask.unsqueeze(1), x, 0)  # also in the gradient, 0 * NaN is NaN
-        y = self._recalibrated(inside, *instance_stats(inside, self.eps, mask))
-        return torch.where(mask.unsqueeze(1), y, x)
+        y = self._recalibrated(x, *instance_stats(x, self.eps, mask))
+        # One-sided, zeros stay zeros by themselves, and a copy of the map is saved.
+        return y if self.f_fc is None else torch.where(mask.unsqueeze(1), y, x)
 
     def _recalibrated(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         gain = self._gate(mean, std, self.g_fc, self.g_bn)

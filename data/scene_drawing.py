@@ -92,9 +92,7 @@ def _sides(canvas: Canvas) -> Iterator[Thing]:
             z += length + dice.uniform(0, 4)
 
 
-def _facade(
-    canvas: Canvas, name: str, x: float, reach: tuple[float, float], high: float
-) -> None:
+def _facade(canvas: Canvas, name: str, x: float, reach: tuple[float, float], high: float) -> None:
     near, far = reach
     colour = canvas.shade(name)
     front = (0.82 * colour[0], 0.82 * colour[1], 0.82 * colour[2])

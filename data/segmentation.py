@@ -214,8 +214,7 @@ class SourceAndTarget(ResumableDataModule):
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts."""
         counts = [
-            len(pairs)
-            for pairs in (*self.source.parts.values(), *self.target.parts.values())
+            len(pairs) for pairs in (*self.source.parts.values(), *self.target.parts.values())
         ]
         train, val, target = counts
         names = [

@@ -141,7 +141,14 @@ def _images(folder: Path) -> list[Path]:
 
 def split_file(root: Path) -> Path | None:
     """GTA5's split.mat in `root` or in a folder of it."""
-    return next((path for path in [root / "split.mat", *sorted(root.glob("*/split.mat"))] if path.is_file()), None)
+    return next(
+        (
+            path
+            for path in [root / "split.mat", *sorted(root.glob("*/split.mat"))]
+            if path.is_file()
+        ),
+        None,
+    )
 
 
 def read_split_file(path: Path) -> dict[str, list[int]]:
@@ -195,9 +202,7 @@ def _official_split(
     return chosen
 
 
-def _own_split(
-    found: Collection, names: list[str], parts: Sequence[Part]
-) -> dict[Part, list[str]]:
+def _own_split(found: Collection, names: list[str], parts: Sequence[Part]) -> dict[Part, list[str]]:
     if "train" not in parts:
         return {"val": names}
     if len(names) < 3:

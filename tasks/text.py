@@ -91,7 +91,7 @@ class Text(CNSNModule):
             "the training text; the others are random."
         )
 
-    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:  # type: ignore[override]
         """Logits (B, classes) of words' numbers (B, L) and lengths (B,)."""
         return self.network(tokens, length)
 
