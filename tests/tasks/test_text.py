@@ -17,7 +17,9 @@ from cnsn.nets import TextCNN
 from data.text_sst2 import read_sst2
 from data.text_tokens import Vocabulary, tokenise
 from tasks.results import read_results
+from tasks.table_spec import Table
 from tasks.text import Text, main
+from tasks.text_curves import _by_epoch, draw_curves
 from tasks.text_metrics import TextMetrics, summarise, wilson_interval
 from tests.fakes import reviews, write_imdb, write_sst2
 
@@ -316,3 +318,40 @@ def test_wilson_interval_equals_published_values() -> None:
         assert wilson_interval(correct, n) == pytest.approx((low, high), abs=1e-4)
     with pytest.raises(ValueError, match="`correct`"):
         wilson_interval(3, 2)
+
+
+def test_curves_are_drawn_from_the_records(tmp_path: Path) -> None:
+    table = Table.load(Path("configs/studies/imdb_sst2.yaml"))
+    with pytest.raises(ValueError, match="run it first"):
+        draw_curves(table, tmp_path)
+    lines = [
+        {
+            "task": "text",
+            "name": table.run_name(table.rows[0]),
+            "dataset": table.dataset,
+            "seed": seed,
+            "selection": "last epoch",
+            "summary": {"accuracy": 0.9},
+            "history": [
+                {"epoch": epoch, "error": 0.2 / epoch + seed / 100, "sst2_error": 0.3}
+                for epoch in (1.0, 2.0)
+            ],
+        }
+        for seed in (0, 1)
+    ]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _by_epoch(lines, "error") == pytest.approx({1: [20.0, 21.0], 2: [10.0, 11.0]})
+    assert draw_curves(table, tmp_path).stat().st_size > 10_000
+
+
+def test_tables_of_the_task_name_its_records(root: Path) -> None:
+    """Every column is a figure that a test of the task leaves."""
+    metrics = TextMetrics(3)
+    metrics.update(torch.eye(2).repeat(3, 1), torch.tensor([0, 1] * 3), torch.arange(6) // 2)
+    for name, groups in (
+        ("paper/sst2", ["imdb-test", "sst2-dev", "sst2-test"]),
+        ("studies/imdb_sst2", ["imdb-test", "sst2-dev", "sst2-train"]),
+    ):
+        table = Table.load(root / "configs" / f"{name}.yaml")
+        assert set(table.columns) <= set(summarise(metrics.compute(), groups)["summary"])
+        assert {row.name for row in table.rows} == {"baseline", "CN", "SN", "CNSN"}
