@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from data.tensor_ops import Resampling
+from data.tensor_geometry import Resampling
 
-__all__ = ["pil_affine", "pil_cutout", "pil_operation"]
+__all__ = ["augmix_value", "fixmatch_value", "pil_affine", "pil_cutout", "pil_operation"]
 
 FILTERS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 TONAL: dict[str, Callable[[Image.Image, float], Image.Image]] = {
@@ -66,3 +66,31 @@ def pil_cutout(image: Image.Image, row: int, column: int, size: int, fill: int) 
     corners = (column - half, row - half, column + half - 1, row + half - 1)
     ImageDraw.Draw(image).rectangle(corners, (fill,) * 3)
     return image
+
+
+def augmix_value(name: str, level: float, sign: int, pixels: int = 32) -> float:
+    """AugMix's strengths, level from 0.1 to 10, as its released code has them."""
+    if name == "posterize":
+        return 4 - int(level * 4 / 10)
+    if name == "solarize":
+        return 256 - int(level * 256 / 10)
+    if name == "rotate":
+        return sign * int(level * 30 / 10)
+    if name.startswith("shear"):
+        return sign * level * 0.3 / 10
+    return sign * int(level * (pixels / 3) / 10) if name.startswith("translate") else 0.0
+
+
+def fixmatch_value(name: str, level: float, sign: int, pixels: int = 32) -> float:
+    """FixMatch's ranges, level in [0, 1): table 12 of the paper."""
+    if name in ("brightness", "color", "contrast", "sharpness"):
+        return 0.05 + level * (0.95 - 0.05)
+    if name == "posterize":
+        return (4, 5, 6, 7, 8)[int(level * 5)]
+    if name == "solarize":
+        return 256 - int(level * 256)
+    if name == "rotate":
+        return sign * level * 30
+    if name.startswith("shear"):
+        return sign * level * 0.3
+    return int(sign * level * 0.3 * pixels) if name.startswith("translate") else 0.0

@@ -196,7 +196,9 @@ def _check_blocks(net: nn.Module, blocks: list[tuple[Block, int]], spec: CNSNSpe
                 "has them already: build it anew and insert once."
             )
     sites = sorted({site for block, _ in blocks for site in _site_names(block)})
-    for position in (spec.position, spec.cn_position):
+    # Where CrossNorm alone sits elsewhere, nothing sits at `position`, whatever its default says.
+    unused = not spec.selfnorm and (spec.image or spec.cn_position is not None)
+    for position in (None if unused else spec.position, spec.cn_position):
         if blocks and position is not None and position not in sites:
             types = sorted({type(block).__name__ for block, _ in blocks})
             raise ValueError(

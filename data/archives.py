@@ -55,6 +55,7 @@ _LONGEST_WAIT = 60.0  # seconds between two attempts, at most
 _WORKSPACE = ".unpacking-"  # prefix of the temporary folders that `unpack` makes
 _DEEPEST = 32  # folders in a member's path
 _HEADER_BYTES = 1 << 20  # bytes of tar headers before one member; a real one needs a few thousand
+_LARGE_BYTES = 1 << 30  # of a file whose checksum takes long enough for a progress bar
 _SMALL_BYTES = 1 << 20  # content below which the ratio of compression is of no concern
 
 
@@ -121,9 +122,18 @@ def difference(
         if expected is None:
             continue
         digest = hashlib.new(name, usedforsecurity=False)
-        with path.open("rb") as file:
+        bar = tqdm(
+            total=found,
+            desc=f"checking {path.name}",
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=True if found < _LARGE_BYTES else None,
+        )
+        with bar, path.open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
+                bar.update(len(block))
         if digest.hexdigest() != expected.lower():
             return f"its {name} is {digest.hexdigest()}, expected {expected}"
     return ""
@@ -454,6 +464,7 @@ def unpack(
     max_bytes: int = 256 << 30,
     max_members: int = 2_000_000,
     max_ratio: float = 200.0,
+    expected: int | None = None,
 ) -> Path:
     """Unpack a .tar, .tar.gz or .zip file (told by its content) into one new folder below `root`.
 
@@ -470,6 +481,7 @@ def unpack(
         max_bytes: limit on the unpacked size, in bytes.
         max_members: limit on the number of files and folders.
         max_ratio: limit on unpacked bytes per byte of archive.
+        expected: bytes that the content takes, for the progress bar.
 
     Returns:
         The new folder.
@@ -492,7 +504,7 @@ def unpack(
         content.mkdir()
         gate = _Gate(archive.stat().st_size, max_bytes, max_members, max_ratio)
         try:
-            _extract(archive, content, gate)
+            _extract(archive, content, gate, expected)
         except ArchiveError as error:
             raise ArchiveError(
                 f"Refused {archive.name}: {error}. Nothing was unpacked; delete {archive} and "
@@ -659,16 +671,25 @@ def _safe_parts(name: str) -> tuple[str, ...]:
     return parts
 
 
-def _extract(archive: Path, content: Path, gate: _Gate) -> None:
+def _extract(archive: Path, content: Path, gate: _Gate, expected: int | None = None) -> None:
     """Write every member below `content`; `ArchiveError` at the first one refused."""
+    bar = tqdm(
+        total=expected,
+        desc=f"unpacking {archive.name}",
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        disable=None,
+    )
     try:
-        with closing(_members(archive)) as members:
+        with bar, closing(_members(archive)) as members:
             for member in members:
                 path = content.joinpath(*gate.admit(member))
                 if member.kind == "folder":
                     path.mkdir(parents=True, exist_ok=True)
                 else:
                     _write(member, path)
+                    bar.update(member.size)
     except ArchiveError:
         raise
     except _DAMAGED as error:

@@ -1,12 +1,15 @@
 """Data modules of the classification task: CIFAR and its corrupted test sets, bundled digits.
 
 Training yields {"image": (B, 3, H, W) float32 normalised, "label": (B,), "index": (B,)}; images
-stay uint8 until they are on the device, where each sample is cropped and flipped by itself.
+stay uint8 until they are on the device, where each sample is cropped and flipped by itself. What
+``--data.augment`` lists comes after that (see :mod:`data.augmentations`): AugMix adds "views", a
+list of more such images; Mixup and CutMix make "label" float (B, classes).
 Evaluation yields {"image", "label", "group"} with the test condition's number in `group`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data.augmentations import Augmentation, check_order
 from data.cifar import SETS, CIFARName, is_original, read_cifar
-from data.corrupted_set import open_corrupted
+from data.corrupted_set import open_corrupted, origin_of
 from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import (
@@ -64,6 +68,7 @@ class ImageClassificationData(ResumableDataModule):
         padding: of the random crop, in pixels.
         flip: random horizontal flips.
         jitter: strength of random brightness and contrast in training; 0 is none.
+        augment: further augmentation of the training batches, in order; see configs/augment/.
         corruptions: names of the test's corruptions; empty tests on clean images alone.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
@@ -87,6 +92,7 @@ class ImageClassificationData(ResumableDataModule):
         padding: int,
         flip: bool,
         jitter: float,
+        augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str],
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
@@ -102,6 +108,7 @@ class ImageClassificationData(ResumableDataModule):
                 raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
         if not 0.0 <= jitter <= 1.0:
             raise ValueError(f"Expected `jitter` to be in [0, 1], but got {jitter}.")
+        check_order(augment)
         unknown = [name for name in corruptions if name not in ALL_CORRUPTIONS]
         if unknown:
             raise ValueError(
@@ -115,6 +122,7 @@ class ImageClassificationData(ResumableDataModule):
         self.padding = padding
         self.flip = flip
         self.jitter = jitter
+        self.augment = tuple(augment)
         self.corruptions = tuple(corruptions)
         self.mean, self.std = tuple(mean), tuple(std)
         self._train: ImageTensor | None = None
@@ -217,18 +225,25 @@ class ImageClassificationData(ResumableDataModule):
         return self._evaluation()
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        images = batch["image"]
         if "epoch" in batch:
-            epoch = batch["epoch"]
-            jitter_seed = derive_seed(self.seed, "jitter", epoch)
-            images = jitter_colours(images, batch["index"], seed=jitter_seed, strength=self.jitter)
-            seed = derive_seed(self.seed, "augmentation", epoch)
-            if self.padding or self.flip:
-                images = flip_and_shift(
-                    images, batch["index"], seed=seed, padding=self.padding, flip=self.flip
-                )
-        batch["image"] = normalise(images, self.mean, self.std)
+            self._augment(batch)
+        batch["image"] = normalise(batch["image"], self.mean, self.std)
+        if "views" in batch:
+            batch["views"] = [normalise(view, self.mean, self.std) for view in batch["views"]]
         return batch
+
+    def _augment(self, batch: dict[str, Any]) -> None:
+        images, epoch = batch["image"], batch["epoch"]
+        jitter_seed = derive_seed(self.seed, "jitter", epoch)
+        images = jitter_colours(images, batch["index"], seed=jitter_seed, strength=self.jitter)
+        seed = derive_seed(self.seed, "augmentation", epoch)
+        if self.padding or self.flip:
+            images = flip_and_shift(
+                images, batch["index"], seed=seed, padding=self.padding, flip=self.flip
+            )
+        batch["image"] = images
+        for step in self.augment:
+            step.apply(batch, seed=self.seed, classes=self.num_classes)
 
 
 class CIFAR(ImageClassificationData):
@@ -256,6 +271,7 @@ class CIFAR(ImageClassificationData):
         padding: int = 4,
         flip: bool = True,
         jitter: float = 0.0,
+        augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str] = CORRUPTIONS,
     ) -> None:
         super().__init__(
@@ -266,18 +282,32 @@ class CIFAR(ImageClassificationData):
             padding=padding,
             flip=flip,
             jitter=jitter,
+            augment=augment,
             corruptions=corruptions,
         )
         self.root = Path(root).expanduser()
         self.name: CIFARName = name
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()
         self.num_classes = SETS[name].num_classes
+        self._corrupted_origin: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class; also who made the corrupted images that were tested."""
+        origin = self._corrupted_origin
+        return {**super().describe(), **({} if origin is None else {"corrupted": origin})}
 
     def read(self) -> tuple[Arrays, Arrays]:
         train, test = (read_cifar(self.root, self.name, train=part) for part in (True, False))
-        counts = f"{len(train[1])}+{len(test[1])}"
-        original = is_original(self.root, self.name)
-        self.title = SETS[self.name].title if original else f"{self.name}-subset ({counts} images)"
+        title, counts = SETS[self.name].title, f"{len(train[1])}+{len(test[1])} images"
+        self.title = (
+            title if is_original(self.root, self.name) else f"{self.name}-subset ({counts})"
+        )
+        if self.title != title:
+            warnings.warn(
+                f"{self.root} has the layout of {title}, but not its files: {counts} for training "
+                f"and test. Results will be called {self.title}.",
+                stacklevel=2,
+            )
         return train, test
 
     def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
@@ -290,6 +320,7 @@ class CIFAR(ImageClassificationData):
                 "they differ: the two belong to different images. Give the matching folder by "
                 f"--data.corrupted, or make it with `{self._command()}`."
             )
+        self._corrupted_origin = origin_of(folder, *test)
         return {
             Group(name, severity): (arrays[name][part], np.asarray(labels[part], dtype=np.int64))
             for name in self.corruptions
@@ -342,6 +373,7 @@ class Digits(ImageClassificationData):
         padding: int = 2,
         flip: bool = False,
         jitter: float = 0.0,
+        augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str] = COMPLETE,
     ) -> None:
         super().__init__(
@@ -352,6 +384,7 @@ class Digits(ImageClassificationData):
             padding=padding,
             flip=flip,
             jitter=jitter,
+            augment=augment,
             corruptions=corruptions,
         )
 

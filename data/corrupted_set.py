@@ -24,7 +24,7 @@ from data.corruptions import ALL_CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import fingerprint
 
-__all__ = ["open_corrupted", "write_corrupted"]
+__all__ = ["open_corrupted", "origin_of", "write_corrupted"]
 
 SEVERITIES = 5
 RECORD = "corrupted.json"
@@ -195,6 +195,24 @@ def open_corrupted(
                 f"{array.dtype} {array.shape}: make or fetch it again."
             )
     return arrays, np.asarray(labels)
+
+
+def origin_of(root: Path, images: np.ndarray, labels: np.ndarray) -> str:
+    """Who made the corrupted arrays in `root`, which belong to these clean test images.
+
+    Raises:
+        ValueError: they were made here from other images.
+    """
+    path = root / RECORD
+    if not path.is_file():
+        return "given files"
+    record = json.loads(path.read_text())
+    if record["source"] != fingerprint(images, labels):
+        raise ValueError(
+            f"Expected {root} to be made from this test set, but its {RECORD} names other images: "
+            "give the matching folder by --data.corrupted, or make it anew in an empty one."
+        )
+    return f"data.corruptions, generator {record['generator']}, seed {record['seed']}"
 
 
 def _open(root: Path, name: str) -> np.ndarray:

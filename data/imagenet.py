@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.augmentations import Augmentation
 from data.classification import SEVERITIES, ImageClassificationData
 from data.corruptions import CORRUPTIONS
 from data.errors import DataNotFoundError
@@ -60,6 +61,7 @@ class ImageNet(ImageClassificationData):
         resize: of the shorter side before evaluation crops the middle; None is 256/224 of
             `image_size`. Corrupted images are used as they are.
         flip: random horizontal flips.
+        augment: further augmentation of the training batches, in order; see configs/augment/.
         corruptions: names of the test's corruptions; empty tests on clean images alone.
         severities: of the test's corruptions, 1 to 5.
         verify: decode every image before the run, to name all that cannot be read.
@@ -80,6 +82,7 @@ class ImageNet(ImageClassificationData):
         image_size: int = 224,
         resize: int | None = None,
         flip: bool = True,
+        augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str] = CORRUPTIONS,
         severities: Sequence[int] = SEVERITIES,
         verify: bool = False,
@@ -94,6 +97,7 @@ class ImageNet(ImageClassificationData):
             padding=0,
             flip=False,
             jitter=0.0,
+            augment=augment,
             corruptions=corruptions,
             mean=MEAN,
             std=STD,
@@ -156,7 +160,7 @@ class ImageNet(ImageClassificationData):
         if problem := missing_conditions(folders, base, self.root):
             raise DataNotFoundError(problem)
         sets: dict[Group, FolderImages] = {}
-        for group, folder in folders.items():
+        for condition, folder in folders.items():
             images = self._listed(folder)
             check_classes(images.classes, clean.classes, folder, clean.folder)
             images = drop_misplaced(images, clean, skip=self.skip_bad)
@@ -168,7 +172,7 @@ class ImageNet(ImageClassificationData):
                     "would mix images. Fetch or make the set again, or name the conditions to "
                     "test by --data.corruptions and --data.severities."
                 )
-            sets[group] = images
+            sets[Group(*condition)] = images
         return sets
 
     def reference_errors(self) -> dict[str, float] | None:

@@ -13,12 +13,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.errors import DataNotFoundError
-from data.image_folder import FolderImages
-from data.images import Group
+
+if TYPE_CHECKING:  # else `data.prepare` would wait for torch
+    from data.image_folder import FolderImages
 
 __all__ = [
     "ALEXNET_ERRORS",
@@ -34,6 +36,8 @@ __all__ = [
     "title_of",
 ]
 
+# A corruption and its severity.
+Condition = tuple[str, int]
 CLASSES, TRAINING, VALIDATION = 1000, 1_281_167, 50_000
 WORDNET = re.compile(r"n\d{8}")
 VALIDATION_NAME = "ILSVRC2012_val_{:08d}.JPEG"
@@ -112,24 +116,24 @@ def corrupted_folder(root: Path, given: Path | None) -> Path:
 
 def condition_folders(
     base: Path, corruptions: Sequence[str], severities: Sequence[int]
-) -> dict[Group, Path]:
+) -> dict[Condition, Path]:
     """The folder of each condition, which need not be there."""
-    folders: dict[Group, Path] = {}
+    folders: dict[Condition, Path] = {}
     for name in corruptions:
         family = next(key for key, names in FAMILIES.items() if name in names)
         own = base / family / name
         parent = own if own.is_dir() else base / name
-        folders |= {Group(name, severity): parent / str(severity) for severity in severities}
+        folders |= {(name, severity): parent / str(severity) for severity in severities}
     return folders
 
 
-def missing_conditions(folders: dict[Group, Path], base: Path, root: Path) -> str:
+def missing_conditions(folders: dict[Condition, Path], base: Path, root: Path) -> str:
     """What to say of conditions that are not there; "" where all are."""
-    missing = [group for group, folder in folders.items() if not folder.is_dir()]
+    missing = [condition for condition, folder in folders.items() if not folder.is_dir()]
     if not missing:
         return ""
-    names = dict.fromkeys(group.corruption for group in folders)
-    lacking = {group.corruption for group in missing}
+    names = dict.fromkeys(name for name, _ in folders)
+    lacking = {name for name, _ in missing}
     each = [_named(name, missing, folders) for name in names if name in lacking]
     complete = ",".join(name for name in names if name not in lacking)
     alone = f", or test the complete ones alone by `--data.corruptions [{complete}]`"
@@ -141,10 +145,10 @@ def missing_conditions(folders: dict[Group, Path], base: Path, root: Path) -> st
     )
 
 
-def _named(name: str, missing: Sequence[Group], folders: Iterable[Group]) -> str:
+def _named(name: str, missing: Sequence[Condition], folders: Iterable[Condition]) -> str:
     """A corruption, with the severities that are missing unless all are."""
-    severities = [str(group.severity) for group in missing if group.corruption == name]
-    if len(severities) == sum(group.corruption == name for group in folders):
+    severities = [str(severity) for other, severity in missing if other == name]
+    if len(severities) == sum(other == name for other, _ in folders):
         return name
     return f"{name} {'/'.join(severities)}"
 

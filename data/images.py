@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,11 +18,11 @@ __all__ = [
     "EvaluationSets",
     "Group",
     "ImageTensor",
+    "by_channel",
     "fingerprint",
     "flip_and_shift",
     "jitter_colours",
     "normalise",
-    "standardise",
 ]
 
 Border = Literal["zeros", "reflect"]
@@ -111,17 +112,22 @@ class EvaluationSets:
         }
 
 
+@cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # An ordinary tensor also where the first to ask is an evaluation in inference mode.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(device)
+
+
+def by_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """float32 (1, C, 1, 1); copied to the device once, because a copy waits for it."""
+    return _by_channel(tuple(values), device)
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (B, 3, H, W) to float32, scaled to [0, 1], then (x - mean) / std by channel."""
-    return standardise(images.float() / 255, mean, std)
-
-
-def standardise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x - mean) / std by channel, of float32 (B, 3, H, W) in [0, 1]."""
-    shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=pixels.device).view(shape)
-    scale = torch.tensor(std, device=pixels.device).view(shape)
-    return (pixels - offset) / scale
+    """(B, 3, H, W) from 0 to 255 to float32, scaled to [0, 1], then (x - mean) / std by channel."""
+    offset, scale = by_channel(mean, images.device), by_channel(std, images.device)
+    return (images.float() / 255 - offset) / scale
 
 
 def flip_and_shift(
@@ -164,10 +170,9 @@ def flip_and_shift(
         padded = images
     else:
         padded = torch.nn.functional.pad(images, [padding] * 4)
-    samples = torch.arange(batch, device=images.device)[:, None, None]
-    # Advanced indices around the slice put channels last: (B, H, W, C).
-    picked = padded[samples, :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2).contiguous()
+    place = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
+    place = place.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return padded.flatten(2).gather(2, place).view_as(images)
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
@@ -196,6 +201,6 @@ def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float)
     uniform = sample_uniform(seed, index.to(images.device), 2)
     factors = (1 + strength * (2 * uniform - 1))[:, :, None, None, None]
     bright = (images * factors[:, 0]).clamp(0, 255).floor()
-    weights = torch.tensor(GREY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
-    grey = (bright * weights).sum(1, keepdim=True).floor().mean((2, 3), keepdim=True)
+    luma = bright * by_channel(GREY_WEIGHTS, images.device)
+    grey = luma.sum(1, keepdim=True).floor().mean((2, 3), keepdim=True)
     return (grey + (bright - grey) * factors[:, 1]).clamp(0, 255).to(torch.uint8)

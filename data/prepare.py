@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import cifar_sets, scenes, text_sets
+from data import cifar_sets, imagenet_sets, scenes, text_sets
 from data.archives import (
     ArchiveError,
     DownloadError,
@@ -40,7 +40,12 @@ __all__ = ["SETS", "main"]
 
 _MARGIN = 1.1  # unpacked bytes may exceed the expected ones by this factor, for folders and headers
 
-SETS: dict[str, Published | Made] = {**cifar_sets.SETS, **scenes.SETS, **text_sets.SETS}
+SETS: dict[str, Published | Made] = {
+    **cifar_sets.SETS,
+    **imagenet_sets.SETS,
+    **scenes.SETS,
+    **text_sets.SETS,
+}
 
 
 def _fetch(entry: Published, options: argparse.Namespace) -> None:
@@ -110,7 +115,7 @@ def _fetch_file(entry: Published, file: RemoteFile, options: argparse.Namespace)
     if file.folder is not None:
         say(f"  unpacking {file.name} ({format_bytes(file.unpacked)}) into {root / file.folder}")
         limit = int(file.unpacked * _MARGIN) + (1 << 20)
-        unpack(archive, root, folder=file.folder, max_bytes=limit)
+        unpack(archive, root, folder=file.folder, max_bytes=limit, expected=file.unpacked)
         say(f"  {archive} is not needed any more and may be deleted")
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from data.images import flip_and_shift
 from data.randomness import derive_seed, sample_uniform
-from data.tensor_ops import Operation, apply_operations, cutout
+from data.tensor_geometry import cutout
+from data.tensor_ops import Operation, apply_operations
 
 __all__ = ["POOL", "fixmatch_strong", "fixmatch_weak"]
 

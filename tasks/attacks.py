@@ -1,134 +1,106 @@
-"""Adversarial images: the loss is raised by changing every pixel by at most eps.
+"""Adversarial images within an L-infinity ball: FGSM and PGD.
 
-    FGSM   x' = clip(x + eps * sign(grad_x CE(x, y)))
-    PGD    x_0 = clip(x + uniform in [-eps, eps]),
-           x_(t+1) = clip(project(x_t + step * sign(grad_x CE(x_t, y)))),  |x_t - x| <= eps
+    x <- clip(x + step * sign(grad_x CE(net(x), y))),   |x - x_0| <= eps,   x in the pixels' range
 
-Pixels are in [0, 1], before normalisation. Sources: Goodfellow et al. 2015,
-https://arxiv.org/abs/1412.6572; Madry et al. 2018, https://arxiv.org/abs/1706.06083
+Sources: Goodfellow et al., ICLR 2015, https://arxiv.org/abs/1412.6572 (one step of size eps, no
+random start); Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083 (several steps from a
+random point).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from data.randomness import derive_seed, sample_uniform
+from data.images import by_channel
 
-__all__ = ["Attack", "AttackSpec", "attacked", "fgsm", "pgd", "random_start"]
-
-Attack = Literal["fgsm", "pgd"]
-# Logits (B, classes) of pixels (B, 3, H, W) in [0, 1].
-Logits = Callable[[Tensor], Tensor]
+__all__ = ["AttackSpec", "attack"]
 
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """Sizes of an attack, in the 255 levels of a pixel.
+    """An attack; the defaults are those of adversarial training on CIFAR-10 (Madry et al.).
 
     Args:
-        eps: largest change of a pixel, in L-infinity.
-        step: of PGD.
-        steps: of PGD.
-        random_start: start PGD at a random point within `eps`, a function of seed and image.
+        eps: radius, in 255ths of the pixels' range.
+        step_size: likewise.
+        steps: how many.
+        random_start: start at a random point of the ball instead of the image.
     """
 
     eps: float = 8.0
-    step: float = 2.0
-    steps: int = 10
+    step_size: float = 2.0
+    steps: int = 7
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("eps", "step"):
-            if not 0 < getattr(self, name) <= 255:
-                raise ValueError(
-                    f"Expected `{name}` to be in (0, 255], levels of a pixel, but got "
-                    f"{getattr(self, name)}."
-                )
+        if not 0 < self.eps <= 255:
+            raise ValueError(f"Expected `eps` to be in (0, 255], but got {self.eps}.")
+        if not 0 < self.step_size <= 255:
+            raise ValueError(f"Expected `step_size` to be in (0, 255], but got {self.step_size}.")
         if self.steps < 1:
             raise ValueError(f"Expected `steps` to be at least 1, but got {self.steps}.")
 
 
-def attacked(
-    logits_of: Logits,
-    pixels: Tensor,
+def attack(
+    network: nn.Module,
+    images: Tensor,
     label: Tensor,
-    attack: Attack,
     spec: AttackSpec,
     *,
-    index: Tensor,
-    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    uniform: Tensor | None = None,
 ) -> Tensor:
-    """Adversarial versions of `pixels`.
+    """Images that raise the network's loss; the network acts as in evaluation.
+
+    So its running statistics stay as they are, in training too, as in the released code of TRADES
+    (Zhang et al. 2019, https://github.com/yaodongyu/TRADES).
 
     Args:
-        logits_of: the network, with the normalisation of its input.
-        pixels: float32 (B, 3, H, W) in [0, 1].
-        label: int64 (B,), the true classes.
-        attack: "fgsm" or "pgd".
-        spec: its sizes.
-        index: int64 (B,) of the images; with `seed` it decides where PGD starts.
-        seed: of the run.
+        network: a classifier of normalised images; it gets its modes back.
+        images: float (B, 3, H, W), normalised.
+        label: int64 (B,), or probabilities (B, classes).
+        spec: the attack.
+        mean, std: of the normalisation, by channel.
+        uniform: of the shape of `images`, in [0, 1): the random start. Needed where there is one.
+
+    Returns:
+        Of the shape of `images`, normalised, without a graph.
     """
-    eps = spec.eps / 255
-    if attack == "fgsm":
-        return fgsm(logits_of, pixels, label, eps=eps)
-    start = None
-    if spec.random_start:
-        start = random_start(pixels, index, seed=derive_seed(seed, "attack"), eps=eps)
-    return pgd(
-        logits_of, pixels, label, eps=eps, step=spec.step / 255, steps=spec.steps, start=start
-    )
+    if spec.random_start and uniform is None:
+        raise ValueError("Expected `uniform` to be given for a random start, but got None.")
+    middle, scale = by_channel(mean, images.device), by_channel(std, images.device)
+    radius, step = spec.eps / 255 / scale, spec.step_size / 255 / scale
+    # Testing runs in inference mode, whose tensors no gradient can pass.
+    with torch.inference_mode(False), torch.enable_grad(), _evaluating(network):
+        images, label = images.detach().clone(), label.clone()
+        low = torch.maximum(images - radius, -middle / scale)
+        high = torch.minimum(images + radius, (1 - middle) / scale)
+        x = images
+        if spec.random_start:
+            assert uniform is not None
+            x = (images + radius * (2 * uniform - 1)).clamp(low, high)
+        for _ in range(spec.steps):
+            x = x.detach().requires_grad_()
+            # A sum, so that a large batch does not make gradients vanish in half precision.
+            loss = F.cross_entropy(network(x), label, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x)
+            x = (x.detach() + step * gradient.sign()).clamp(low, high)
+    return x.detach()
 
 
-def fgsm(logits_of: Logits, pixels: Tensor, label: Tensor, *, eps: float) -> Tensor:
-    """One step of size `eps` up the loss's slope."""
-    return (pixels + eps * _slope(logits_of, pixels, label)).clamp(0, 1)
-
-
-def pgd(
-    logits_of: Logits,
-    pixels: Tensor,
-    label: Tensor,
-    *,
-    eps: float,
-    step: float,
-    steps: int,
-    start: Tensor | None = None,
-) -> Tensor:
-    """`steps` steps of size `step`, each brought back to within `eps` of `pixels`.
-
-    Args:
-        logits_of: see :func:`attacked`, also for the next two.
-        pixels: the images.
-        label: the true classes.
-        eps, step: in units of the whole range of a pixel.
-        steps: how many.
-        start: within `eps` of `pixels`; None starts there.
-    """
-    low, high = (pixels - eps).clamp(min=0), (pixels + eps).clamp(max=1)
-    x = pixels if start is None else start
-    for _ in range(steps):
-        x = (x + step * _slope(logits_of, x, label)).clamp(low, high)
-    return x
-
-
-def random_start(pixels: Tensor, index: Tensor, *, seed: int, eps: float) -> Tensor:
-    """Each pixel moved by a uniform number in [-eps, eps), within [0, 1]."""
-    draws = pixels[0].numel()
-    uniform = sample_uniform(seed, index.to(pixels.device), draws).view_as(pixels)
-    return (pixels + eps * (2 * uniform - 1)).clamp(0, 1)
-
-
-def _slope(logits_of: Logits, pixels: Tensor, label: Tensor) -> Tensor:
-    """Sign of the loss's gradient; the images of a batch do not influence one another's."""
-    with torch.enable_grad():
-        x = pixels.detach().requires_grad_()
-        loss = F.cross_entropy(logits_of(x).float(), label, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-    return gradient.sign()
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

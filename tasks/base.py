@@ -12,7 +12,7 @@ A task derives its LightningModule from :class:`CNSNModule` and writes its own l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -154,8 +154,13 @@ class CNSNModule(L.LightningModule):
         """
         sites = generator_for(self.seed, "sites", step, view)
         draws = generator_for(self.seed, "draws", step, view, self.global_rank)
-        with crossnorm_active(
-            self.network, self.crossnorm.k, sites, draws=draws, partner=partner, rows=rows
+        # Each choice of sites would be compiled as a graph of its own, until torch gives up.
+        compiled = self.network._compiled_call_impl is not None
+        with (
+            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
+            crossnorm_active(
+                self.network, self.crossnorm.k, sites, draws=draws, partner=partner, rows=rows
+            ),
         ):
             yield
 

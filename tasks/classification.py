@@ -4,6 +4,10 @@
     loss = CE(one view under CrossNorm)                          with probability p, or
     loss = CE(clean) + c * JSD(clean, CN view 1, CN view 2)      with p, where c > 0
 
+AugMix (``--config configs/augment/augmix.yaml``) adds a * JSD(clean, view 1, view 2), all three in
+one forward. With CrossNorm but no consistency that forward runs under CrossNorm with probability p.
+Adversarial training attacks the images first.
+
 Run as ``python -m tasks.classification {fit,validate,test} --config configs/cifar10.yaml ...``.
 Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its released scripts.
 """
@@ -11,16 +15,21 @@ Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its relea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, load_official
 from cnsn.losses import jsd_consistency
-from tasks.attacks import Attack, AttackSpec
+from data.augmentations import AugMix
+from data.randomness import derive_seed
+from tasks.adversarial import adversarial_images
+from tasks.attacks import AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
-from tasks.evaluation import add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
+from tasks.evaluation import Attack, add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
 from tasks.metrics import GroupedErrors, summarise
 from tasks.optim import OptimizerSpec
 
@@ -39,11 +48,13 @@ class Classification(CNSNModule):
             keeps its fresh ones.
         official: a checkpoint of the paper's authors, or one converted from it, loaded once the
             layers are inserted; `test` then needs no trained run, `fit` starts from it.
+        augmix: weight of AugMix's JSD, where the data have its views.
+        adversarial: train on attacked images instead of the clean ones; None does not.
         adabn: also test with batch norms re-estimated on each condition's unlabelled images.
         adabn_passes: over the images, to re-estimate them; see :mod:`tasks.adabn`.
         adabn_selfnorm: re-estimate the batch norms inside SelfNorm too.
         attacks: also test on adversarial versions of the clean images.
-        attack: sizes of the attacks.
+        attack: sizes of the attacks: of FGSM `eps` alone, of PGD all.
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
@@ -60,11 +71,13 @@ class Classification(CNSNModule):
         *,
         weights: str | None = None,
         official: str | None = None,
+        augmix: float = 12.0,
+        adversarial: AttackSpec | None = None,
         adabn: bool = False,
         adabn_passes: int = 1,
         adabn_selfnorm: bool = True,
         attacks: Sequence[Attack] = (),
-        attack: AttackSpec = AttackSpec(),
+        attack: AttackSpec = AttackSpec(steps=20),
         channels_last: bool = False,
         compile: bool = False,
         seed: int = 0,
@@ -86,30 +99,51 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
+        if augmix < 0:
+            raise ValueError(f"Expected `augmix` to be 0 or more, but got {augmix}.")
         if adabn_passes < 1:
             raise ValueError(f"Expected `adabn_passes` to be at least 1, but got {adabn_passes}.")
+        self.augmix, self.adversarial = augmix, adversarial
         self.adabn = adabn
         self.adabn_options: dict[str, Any] = {"passes": adabn_passes, "selfnorm": adabn_selfnorm}
         self.attacks, self.attack = tuple(dict.fromkeys(attacks)), attack
         self.errors: GroupedErrors | None = None
 
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        augmix = any(isinstance(step, AugMix) for step in self._data.augment)
+        if self.adversarial is not None and augmix:
+            raise ValueError(
+                "Expected adversarial training or AugMix, but got both: AugMix compares views with "
+                "the clean image, which adversarial training does not look at. Leave out one."
+            )
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        images, label = batch["image"], batch["label"]
+        images = batch["image"]
+        if self.adversarial is not None:
+            seed = derive_seed(self.seed, "adversarial", batch["epoch"])
+            images = adversarial_images(self, batch, self.adversarial, data=self._data, seed=seed)
+        views = [images, *batch.get("views", [])]
         # From the loader, which knows it exactly also after a resume in the middle of an epoch.
         step = batch["number"]
-        if not self.crossnorm_step(step):
-            loss = F.cross_entropy(self(images), label)
-            self.log_losses(loss=loss, ce=loss)
-        elif self.crossnorm.consistency == 0:
-            loss = F.cross_entropy(self._crossnorm_logits(images, step, 0), label)
-            self.log_losses(loss=loss, ce=loss)
-        else:
-            clean = self(images)
-            views = [self._crossnorm_logits(images, step, view) for view in (0, 1)]
-            ce = F.cross_entropy(clean, label)
-            jsd = jsd_consistency([clean, *views])
-            loss = ce + self.crossnorm.consistency * jsd
-            self.log_losses(loss=loss, ce=ce, jsd=jsd)
+        active = self.crossnorm_step(step)
+        consistent = active and self.crossnorm.consistency > 0
+        with self.crossnorm_view(step) if active and not consistent else nullcontext():
+            # One forward, so that batch norm sees all views together.
+            logits = self(torch.cat(views) if len(views) > 1 else images).chunk(len(views))
+        ce = F.cross_entropy(logits[0], batch["label"])
+        loss, losses = ce, {"ce": ce}
+        if len(views) > 1:
+            losses["augmix"] = jsd_consistency(logits)
+            loss = loss + self.augmix * losses["augmix"]
+        if consistent:
+            own = [self._crossnorm_logits(images, step, view) for view in (0, 1)]
+            losses["jsd"] = jsd_consistency([logits[0], *own])
+            loss = loss + self.crossnorm.consistency * losses["jsd"]
+        self.log_losses(loss=loss, **losses)
         return loss
 
     def _crossnorm_logits(self, images: Tensor, step: int, view: int) -> Tensor:
@@ -117,10 +151,6 @@ class Classification(CNSNModule):
             return self(images)
 
     # Evaluation: one metric over all conditions; validation has the clean one alone.
-
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _start_evaluation(self) -> None:
         self.conditions = [tuple(group) for group in self._data.groups]
@@ -157,7 +187,7 @@ class Classification(CNSNModule):
             add_adabn(self.metrics, self._summary(again), **self.adabn_options)
         if self.attacks:
             found = evaluate_attacks(self, self._data, self.attacks, self.attack, seed=self.seed)
-            add_attacks(self.metrics, found, self.attack)
+            add_attacks(self.metrics, found)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
         table = zip(self.conditions, values["error"], strict=True)
         self.log_dict({f"test/error/{name}/{severity}": v for (name, severity), v in table})

@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -27,13 +28,16 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from filelock import FileLock
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
+from tasks.interruption import SaveOnInterruption
 from tasks.results import append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
@@ -55,20 +59,26 @@ class TaskCLI(LightningCLI):
         self.task_class = model_class
         self.task = task
         self.started = time.monotonic()
-        super().__init__(
-            model_class,
-            save_config_callback=None,
-            parser_class=TaskParser,
-            seed_everything_default=0,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            trainer_defaults={
-                "use_distributed_sampler": False,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-            },
-            args=args,
-        )
+        self.lock: FileLock | None = None
+        self.timer = Timer(verbose=False)
+        try:
+            super().__init__(
+                model_class,
+                save_config_callback=None,
+                parser_class=TaskParser,
+                seed_everything_default=0,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                trainer_defaults={
+                    "use_distributed_sampler": False,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                },
+                args=args,
+            )
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="default", help="of the run, a folder or a/b/c")
@@ -103,27 +113,37 @@ class TaskCLI(LightningCLI):
         if "verbose" in config:
             config.verbose = False  # The task prints its own table.
         self.recipe = self.recipe_of_subcommand()
-        self.digest = config_hash(self.recipe)
-        self.directory = RunDirectory(
-            Path(config.runs) / self.task / config.name,
-            seed=config.seed_everything,
-            digest=self.digest,
-            fresh=config.fresh and self.subcommand == "fit",
+        if self.subcommand == "fit" and config.ckpt_path is not None:
+            start = Path(config.ckpt_path).resolve()
+            if start != self._find_directory(config, fresh=False).last.resolve():
+                # What the run starts from decides what it learns.
+                self.recipe["start"] = str(start)
+        self.directory = self._find_directory(
+            config, fresh=config.fresh and self.subcommand == "fit"
         )
-        if self.subcommand == "fit":
-            self._choose_start(config)
-        elif config.ckpt_path is None:
-            self._choose_trained(config)
-        elif not Path(config.ckpt_path).is_file():
+        if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
             raise ValueError(
                 f"Expected `--ckpt_path` to be a checkpoint, but there is none at "
                 f"{config.ckpt_path}."
             )
+        if self.subcommand == "fit":
+            self._choose_start(config)
+        elif config.ckpt_path is None:
+            self._choose_trained(config)
         config.trainer.default_root_dir = str(self.directory.path)
         for logger in _as_list(config.trainer.logger):
             if hasattr(logger, "init_args") and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.directory.path)
         offline_without_key()
+
+    def _find_directory(self, config: Any, *, fresh: bool) -> RunDirectory:
+        self.digest = config_hash(self.recipe)
+        return RunDirectory(
+            Path(config.runs) / self.task / config.name,
+            seed=config.seed_everything,
+            digest=self.digest,
+            fresh=fresh,
+        )
 
     def recipe_of_subcommand(self) -> dict[str, Any]:
         assert self.subcommand is not None
@@ -131,6 +151,9 @@ class TaskCLI(LightningCLI):
         return recipe_of(self.config[self.subcommand].as_dict(), defaults.as_dict())
 
     def _choose_start(self, config: Any) -> None:
+        first = getattr(rank_zero_only, "rank", 0) == 0
+        if first and self.directory.finished() is None:
+            self.lock = self.directory.hold()
         finished = self.directory.finished()
         if finished is not None:
             rank_zero_info(
@@ -138,10 +161,10 @@ class TaskCLI(LightningCLI):
                 "Nothing is done; `--fresh true` trains it again beside it."
             )
             raise SystemExit(0)
-        if config.ckpt_path is None and self.directory.last.is_file():
+        if self.directory.last.is_file():
             config.ckpt_path = str(self.directory.last)
             rank_zero_info(f"Resuming {self.directory.path} from its last checkpoint.")
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if first:
             parser = self._parser(self.subcommand)
             text = parser.dump(config, skip_none=False, skip_link_targets=True)
             self.directory.write("config.yaml", text)
@@ -179,6 +202,8 @@ class TaskCLI(LightningCLI):
             # A new version each start: resuming must not overwrite the curves before it.
             csv = CSVLogger(str(self.directory.path), name="metrics")
             trainer_config["logger"] = [csv, *_as_list(loggers)]
+        if self.subcommand != "fit":
+            trainer_config["enable_checkpointing"] = False
         return self._instantiate_trainer(trainer_config, self._checkpoint_callbacks())
 
     def _checkpoint_callbacks(self) -> list[L.Callback]:
@@ -194,7 +219,7 @@ class TaskCLI(LightningCLI):
         every = self.config[self.subcommand].save_every
         if every:
             callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))
-        return callbacks
+        return [*callbacks, self.timer, SaveOnInterruption(self.directory.last)]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -218,9 +243,15 @@ class TaskCLI(LightningCLI):
             raise KeyboardInterrupt
         config = self.config[self.subcommand]
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
-            steps, seconds = self.trainer.global_step, time.monotonic() - self.started
-            self.directory.finish({"steps": steps, "seconds": round(seconds, 1)})
+            # Over all starts of a run that was resumed.
+            seconds = round(self.timer.time_elapsed("train"), 1)
+            self.directory.finish({"steps": self.trainer.global_step, "seconds": seconds})
             rank_zero_info(f"Finished: {self.directory.path}")
+
+    def after_validate(self) -> None:
+        if self.trainer.global_rank == 0:
+            for name, value in self.trainer.callback_metrics.items():
+                print(f"{name}: {value:.4g}")
 
     def after_test(self) -> None:
         model: Any = self.model
@@ -238,8 +269,11 @@ class TaskCLI(LightningCLI):
             **model.metrics,
             "seconds": round(time.monotonic() - self.started, 1),
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **environment(),
+            **environment(self.trainer.strategy.root_device),
         }
+        limit = self.trainer.limit_test_batches
+        if isinstance(limit, int) or limit < 1:
+            record["limited"] = limit  # A part of the test set; stands in no table.
         path = Path(config.results) / f"{self.task}.jsonl"
         append_result(path, record)
         rank_zero_info(f"Added a line to {path}")
@@ -252,12 +286,16 @@ class TaskCLI(LightningCLI):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             return {"checkpoint": path.name, "sha256": digest, "selection": "official checkpoint"}
         path = Path(config.ckpt_path)
-        own = path.resolve() == self.directory.last.resolve()
-        return {
-            "checkpoint": path.name,
-            "selection": "last epoch" if path.name == "last.ckpt" else path.stem,
-            "finished": self.directory.finished() if own else None,
-        }
+        finished = self.directory.trained(path)
+        selection = "last epoch" if finished else self._selection(path)
+        return {"checkpoint": path.name, "selection": selection, "finished": finished}
+
+    def _selection(self, checkpoint: Path) -> str:
+        """What a checkpoint is that does not end a finished run of the recipe tested."""
+        if checkpoint.stem == "best" and self.task_class.MONITOR is not None:
+            return f"best by {self.task_class.MONITOR[0]}"
+        own = checkpoint.resolve() == self.directory.last.resolve()
+        return "unfinished run" if own else f"given: {checkpoint.stem}"
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -314,8 +352,11 @@ def _quiet() -> None:
         r".*LeafSpec.*",  # between two libraries
         r"Checkpoint directory .* exists and is not empty",  # a resumed run
         r".*does not have many workers",  # images in memory need none
+        r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
     ):
         warnings.filterwarnings("ignore", message)
+    # The sentence alone: where in the code it was said helps no user.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     hints.addFilter(lambda record: "Tip:" not in record.getMessage())
 
@@ -329,6 +370,13 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def _own_words(error: Exception) -> str:
+    """The sentence of ours in a parser's list of all the types that it tried."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    ours = [line for line in lines if line.startswith("Expected ") and "<class" not in line]
+    return ours[0] if ours and "Union subtypes" in lines[0] else str(error)
+
+
 def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
     torch.set_float32_matmul_precision("high")
@@ -339,6 +387,18 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     except (ValueError, OSError, TypeError) as error:
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_own_words(error)}")
+    except SIGTERMException:
+        _stopped("Terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        sys.exit("Interrupted. The same command resumes from the last checkpoint.")
+        _stopped("Interrupted", 128 + signal.SIGINT)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
+            _stopped("Interrupted", 128 + signal.SIGINT)
+        raise
+
+
+def _stopped(how: str, code: int) -> NoReturn:
+    """End with the shell's exit code of a signal: an unfinished run must not look finished."""
+    print(f"{how}. The same command resumes from the last checkpoint.", file=sys.stderr)
+    sys.exit(code)

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from tqdm import tqdm
 
-from data.images import Group, standardise
+from data.images import Group
+from data.randomness import derive_seed, sample_uniform
 from tasks.adabn import kept_batch_norm, reestimate_batch_norm
-from tasks.attacks import Attack, AttackSpec, attacked
+from tasks.attacks import AttackSpec, attack
 from tasks.metrics import GroupedErrors
 
-__all__ = ["ConditionData", "add_adabn", "add_attacks", "evaluate_adabn", "evaluate_attacks"]
+__all__ = [
+    "Attack",
+    "ConditionData",
+    "add_adabn",
+    "add_attacks",
+    "evaluate_adabn",
+    "evaluate_attacks",
+]
 
+Attack = Literal["fgsm", "pgd"]
 Values = dict[str, list[float]]
 
 
@@ -90,40 +98,44 @@ def evaluate_attacks(
     *,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Error and ECE on the clean test images under each attack.
+    """Error and ECE on the clean test images under each attack, and the attack's sizes.
 
     The attacker knows the network as it is tested: its loss is that of evaluation mode.
 
     Args:
         module: see :func:`evaluate_adabn`.
         data: its data module; condition 0 is attacked.
-        attacks: which.
-        spec: their sizes.
-        seed: of PGD's random starts.
+        attacks: which. FGSM is one step of size `eps`, from the image itself.
+        spec: sizes; of FGSM `eps` alone.
+        seed: of PGD's random starts, which follow seed and image.
     """
-
-    precision = module.trainer.precision_plugin
-
-    def logits_of(pixels: Tensor) -> Tensor:
-        return module(precision.convert_input(standardise(pixels, data.mean, data.std)))
-
-    # A test runs in inference mode, which knows no gradients.
-    with torch.inference_mode(False), precision.test_step_context():
-        errors = GroupedErrors(len(attacks)).to(module.device)
-        for batch in _progress(module, data.condition_loader(0), "attacks"):
-            batch = move_data_to_device(batch, module.device)
-            pixels, label = batch["image"].float() / 255, batch["label"]
-            for number, attack in enumerate(attacks):
-                adversarial = attacked(
-                    logits_of, pixels, label, attack, spec, index=batch["index"], seed=seed
+    one_step = AttackSpec(eps=spec.eps, step_size=spec.eps, steps=1, random_start=False)
+    specs = {"fgsm": one_step, "pgd": spec}
+    errors = GroupedErrors(len(attacks)).to(module.device)
+    inputs = _Inputs(module, _progress(module, data.condition_loader(0), "attacks"))
+    with module.trainer.precision_plugin.test_step_context():
+        for batch in inputs.batches():
+            images, label = batch["image"], batch["label"]
+            draws = sample_uniform(derive_seed(seed, "attack"), batch["index"], images[0].numel())
+            for number, name in enumerate(attacks):
+                attacked = attack(
+                    module,
+                    images,
+                    label,
+                    specs[name],
+                    mean=data.mean,
+                    std=data.std,
+                    uniform=draws.view(images.shape),
                 )
-                with torch.no_grad():
-                    logits = logits_of(adversarial)
-                errors.update(logits, label, torch.full_like(label, number))
+                errors.update(module(attacked), label, torch.full_like(label, number))
     values = {name: value.reshape(-1).tolist() for name, value in errors.compute().items()}
     return [
-        {"attack": attack, **{name: value[number] for name, value in values.items()}}
-        for number, attack in enumerate(attacks)
+        {
+            "attack": name,
+            **{key: value[number] for key, value in values.items()},
+            **asdict(specs[name]),
+        }
+        for number, name in enumerate(attacks)
     ]
 
 
@@ -141,12 +153,9 @@ def add_adabn(metrics: dict[str, Any], adabn: dict[str, Any], **how: Any) -> Non
         condition |= {"adabn_error": other["error"], "adabn_ece": other["ece"]}
 
 
-def add_attacks(
-    metrics: dict[str, Any], results: Sequence[dict[str, Any]], spec: AttackSpec
-) -> None:
+def add_attacks(metrics: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
     """Put the figures of each attack beside the plain ones, as ``<attack>_error`` and ``_ece``."""
-    sizes = {"fgsm": {"eps": spec.eps}, "pgd": asdict(spec)}
-    metrics["attacks"] = [{**result, **sizes[result["attack"]]} for result in results]
+    metrics["attacks"] = list(results)
     for result in results:
         name = result["attack"]
         metrics["summary"] |= {f"{name}_error": result["error"], f"{name}_ece": result["ece"]}

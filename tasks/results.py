@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["append_result", "environment", "read_results"]
+__all__ = ["append_result", "environment", "is_final", "read_results"]
 
 Record = dict[str, Any]
 
@@ -55,12 +55,21 @@ def read_results(path: Path) -> Iterator[Record]:
             yield record
 
 
-def environment() -> Record:
-    """Versions, commit and machine that a result came from."""
+def is_final(record: Record, metric: str) -> bool:
+    """Whether a line may stand in a table whose main value is `metric`.
+
+    The run was trained to its end, and tested by its last epoch, on all of the test.
+    """
+    whole = metric in record.get("summary", {}) and "limited" not in record
+    return record.get("selection") == "last epoch" and whole
+
+
+def environment(used: torch.device) -> Record:
+    """Versions, commit and machine that a result came from; `used` is the device it ran on."""
     import lightning
     import torchvision
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name(used) if used.type == "cuda" else platform.machine()
     return {
         "commit": git_commit(),
         "torch": torch.__version__,

@@ -16,6 +16,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 __all__ = ["RunDirectory", "config_hash", "portable", "recipe_of"]
 
 Config = dict[str, Any]
@@ -115,6 +117,8 @@ def _asked(value: Any, default: Any) -> Any:
             "class_path": value["class_path"],
             "init_args": _asked(value.get("init_args") or {}, own),
         }
+    if isinstance(value, list):  # of objects, say
+        return [_asked(entry, None) for entry in value]
     default = _as_dict(default)
     if isinstance(value, dict) and isinstance(default, dict):
         changed = (k for k in value if k not in default or not _equal(value[k], default[k]))
@@ -181,6 +185,41 @@ class RunDirectory:
         """The record of the finished fit; None while it is unfinished."""
         path = self.path / "finished.json"
         return json.loads(path.read_text()) if path.is_file() else None
+
+    def trained(self, checkpoint: Path) -> Config | None:
+        """The record of the finished fit that `checkpoint` is the end of.
+
+        None if it is another checkpoint, of a run that is unfinished, or of another recipe; a run
+        repeated by ``--fresh`` has the same recipe.
+        """
+        checkpoint = checkpoint.resolve()
+        home = checkpoint.parent.parent
+        same = home.name.partition(".")[0] == self.path.name.partition(".")[0]
+        if (
+            checkpoint.name != self.last.name
+            or not same
+            or home.parent != self.path.parent.resolve()
+        ):
+            return None
+        path = home / "finished.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def hold(self) -> FileLock:
+        """Keep other processes from training here; the system frees it when its holder dies.
+
+        Raises:
+            ValueError: another process trains here now.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "training.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"Expected no other process to train in {self.path}, but one does: wait until it "
+                "has ended, or train beside it with another `--name`."
+            ) from error
+        return lock
 
     def write(self, name: str, text: str) -> None:
         """Write a small file, whole or not at all."""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from tasks.results import read_results
+from tasks.results import is_final, read_results
 from tasks.run_directory import config_hash
 from tasks.table_spec import Row, Table
 
@@ -136,19 +136,20 @@ def runs_of(table: Table, rows: Iterable[Row], seeds: int, places: Places) -> li
     ]
 
 
-def finished_runs(results: Path, task: str) -> set[tuple[str, int]]:
-    """(hash, seed) of every result line of a task."""
-    records = read_results(results / f"{task}.jsonl")
-    return {(str(r.get("config_hash")), int(r.get("seed", -1))) for r in records}
+def finished_runs(results: Path, table: Table) -> set[tuple[str, int]]:
+    """(hash, seed) of every result line that may stand in the table."""
+    records = read_results(results / f"{table.task}.jsonl")
+    final = (r for r in records if is_final(r, table.metric))
+    return {(str(r.get("config_hash")), int(r.get("seed", -1))) for r in final}
 
 
 def row_states(runs: Sequence[Run]) -> Iterator[tuple[Run, State]]:
     """The state of each run."""
     done: dict[tuple[Path, str], set[tuple[str, int]]] = {}
     for run in runs:
-        place = (run.places.results, run.table.task)
+        place = (run.places.results, run.table.key)
         if place not in done:
-            done[place] = finished_runs(*place)
+            done[place] = finished_runs(run.places.results, run.table)
         yield run, run.state(done[place])
 
 
@@ -199,7 +200,7 @@ def _attempts(run: Run, gpu: str | None, workers: int, retries: int, stop: threa
     try:
         with run.lock().acquire(timeout=0):
             # Another runner may have finished it since this one looked.
-            if run.state(finished_runs(run.places.results, run.table.task)) == "done":
+            if run.state(finished_runs(run.places.results, run.table)) == "done":
                 _say(f"{run.title}: done")
                 return 0
             code = 1

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.results import read_results
+from tasks.results import is_final, read_results
 from tasks.table_spec import Row, Table
 
 __all__ = ["breakdown_of", "collect", "render", "write_tables"]
@@ -46,7 +46,7 @@ def collect(table: Table, results: Path) -> dict[str, Runs]:
     for record in read_results(results / f"{table.task}.jsonl"):
         key = keys.get(record.get("name", ""))
         complete = {"dataset", "summary", "seed"} <= record.keys()
-        if key is not None and complete and record.get("selection") == "last epoch":
+        if key is not None and complete and is_final(record, table.metric):
             found.setdefault(record["dataset"], {}).setdefault(key, []).append(record)
     for rows in found.values():
         for key, records in rows.items():

@@ -318,6 +318,25 @@ def test_crossnorm_apart_from_selfnorm_in_a_chain() -> None:
         torch.testing.assert_close(features[:2](x), cross_norm(map_, map_[partner]))
 
 
+@pytest.mark.parametrize("name", ["resnext29", "densenet40", "allconv", "resnet50_ibn b"])
+def test_crossnorm_on_the_image_needs_no_position(name: str) -> None:
+    build, _, size, _ = NETWORKS[name]
+    plain = build().eval()
+    net = insert(copy.deepcopy(plain), CNSNSpec(kind="cn", image=True))
+    assert list(net.state_dict()) == list(plain.state_dict())
+    x, partner = torch.randn(3, 3, size, size), torch.tensor([1, 2, 0])
+    with torch.no_grad(), crossnorm_active(net, k=1, partner=partner) as (site,):
+        site.train()
+        torch.testing.assert_close(net(x), plain(cross_norm(x, x[partner])))
+
+
+def test_crossnorm_alone_at_a_position_of_its_own() -> None:
+    net = insert(AllConv(width=2), CNSNSpec(kind="cn", cn_position="norm"))
+    kinds = [type(m).__name__ for m in net.features]
+    assert kinds[:4] == ["Conv2d", "BatchNorm2d", "CrossNorm", "SigmoidGELU"]
+    assert kinds.count("CrossNorm") == 9 and "CNSN" not in kinds
+
+
 def small(name: str) -> nn.Module:
     networks: dict[str, Callable[[], nn.Module]] = {
         "resnext": lambda: ResNeXt(depth=11, cardinality=2, base_width=4),

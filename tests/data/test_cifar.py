@@ -9,6 +9,7 @@ import pytest
 from torchvision import datasets
 
 from data.cifar import is_original, read_cifar
+from data.classification import CIFAR
 from data.errors import DataNotFoundError
 from tests.fakes import write_cifar
 
@@ -36,8 +37,11 @@ def test_the_batches_folder_itself_is_a_root(tmp_path: Path) -> None:
 
 def test_a_subset_is_called_one(tmp_path: Path) -> None:
     write_cifar(tmp_path)
-    with pytest.warns(UserWarning, match="6 of 6 files are not the published ones"):
-        assert not is_original(tmp_path, "cifar10")
+    assert not is_original(tmp_path, "cifar10")
+    data = CIFAR(str(tmp_path))
+    with pytest.warns(UserWarning, match=r"called cifar10-subset \(200\+40 images\)") as warned:
+        data.setup("fit")
+    assert len(warned) == 1 and data.describe()["dataset"] == "cifar10-subset (200+40 images)"
 
 
 def test_missing_root_names_layout_and_remedies(tmp_path: Path) -> None:

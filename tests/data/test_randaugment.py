@@ -4,25 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.pil_operations import pil_cutout, pil_operation
+from benchmarks.pil_operations import fixmatch_value, pil_cutout, pil_operation
 from data.randaugment import POOL, fixmatch_strong, fixmatch_weak
 from data.randomness import derive_seed, sample_uniform
 from tests.data.test_tensor_ops import from_pil, pictures, to_pil
-
-
-def table_12(name: str, level: float, sign: int) -> float:
-    """FixMatch's ranges, written out a second time, for 32 pixels."""
-    if name in ("brightness", "color", "contrast", "sharpness"):
-        return 0.05 + level * (0.95 - 0.05)
-    if name == "posterize":
-        return [4, 5, 6, 7, 8][int(level * 5)]
-    if name == "rotate":
-        return sign * level * 30
-    if name.startswith("shear"):
-        return sign * level * 0.3
-    if name.startswith("translate"):
-        return int(sign * level * 0.3 * 32)
-    return 256 - int(level * 256) if name == "solarize" else 0.0
 
 
 @pytest.mark.parametrize("m", [10, 4])
@@ -37,7 +22,7 @@ def test_strong_view_equals_pillow_image_by_image(m: float) -> None:
         picture = to_pil(image)
         for drawn, strength, side in (draws[:3], draws[3:]):
             name = list(POOL)[int(drawn * 14)]
-            value = table_12(name, strength * m / 10, -1 if side < 0.5 else 1)
+            value = fixmatch_value(name, strength * m / 10, -1 if side < 0.5 else 1)
             picture = pil_operation(picture, name, value, fill=127, resampling="nearest")
         picture = pil_cutout(picture, int(row * 32), int(column * 32), 16, 127)
         errors.append((from_pil(picture).int() - result.int()).abs().float().mean())

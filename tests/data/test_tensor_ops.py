@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmarks.pil_operations import pil_affine, pil_cutout, pil_operation
 from data import tensor_ops
-from data.tensor_ops import OPERATIONS, Operation, Resampling, affine, apply_operations, cutout
+from data.tensor_geometry import Resampling, affine, cutout
+from data.tensor_ops import OPERATIONS, Operation, apply_operations
 
 # Parameters over the whole range of AugMix, FixMatch and AutoAugment, and beyond at the ends.
 VALUES = {
@@ -125,7 +126,7 @@ def test_each_image_has_its_own_operation_whatever_the_batch() -> None:
 def test_path_of_other_devices_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     images, operation, value = mixed_batch()
     expected = apply_operations(images, operation, value, OPERATIONS)
-    monkeypatch.setattr(tensor_ops, "_put", tensor_ops._put_everywhere)
+    monkeypatch.setattr(tensor_ops, "_by_group", tensor_ops._by_choice)
     assert torch.equal(apply_operations(images, operation, value, OPERATIONS), expected)
 
 

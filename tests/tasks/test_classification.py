@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torchmetrics.classification import MulticlassCalibrationError
 
 from cnsn import CNSNSpec
@@ -105,3 +106,19 @@ def test_more_active_sites_than_there_are() -> None:
     network = wide_resnet(depth=10, width=1)
     with pytest.raises(ValueError, match=r"at most 3.*got 4"):
         Classification(network, CNSNSpec(kind="cn"), CrossNormTraining(k=4))
+
+
+def test_crossnorm_views_add_no_compiled_graphs() -> None:
+    network = wide_resnet(depth=10, width=1)
+    module = Classification(network, CNSNSpec(kind="cn"), CrossNormTraining(p=1.0, k=1)).train()
+    x = torch.randn(4, 3, 8, 8)
+    torch._dynamo.reset()
+    compiled = CompileCounter()
+    module.network.compile(backend=compiled)
+    clean = module(x)
+    first = compiled.frame_count
+    for step in range(6):
+        with module.crossnorm_view(step):
+            assert not torch.allclose(module(x), clean)
+        torch.testing.assert_close(module(x), clean)
+    assert compiled.frame_count == first > 0

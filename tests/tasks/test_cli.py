@@ -17,7 +17,8 @@ import torch
 import yaml
 
 from tasks.classification import Classification, main
-from tasks.results import read_results
+from tasks.results import is_final, read_results
+from tasks.run_directory import RunDirectory
 from tests.fakes import write_cifar
 
 DIGITS = [
@@ -139,6 +140,81 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     main(["fit", *options])
     assert not stops
     assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("batch", [2, 5])  # The middle of an epoch of six, and its end.
+def test_a_signal_saves_the_step_and_is_no_success(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    batch: int,
+) -> None:
+    options = [*DIGITS, *CNSN, "--trainer.max_epochs=2", "--data.batch_size=200"]
+    main(["fit", *options, *places(tmp_path / "whole")])
+    options += places(tmp_path / "parts")
+    step = Classification.training_step
+
+    def signalled(self: Classification, data: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        loss = step(self, data, batch_idx)
+        if data["number"] == batch:
+            os.kill(os.getpid(), number)
+        return loss
+
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "training_step", signalled)
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *options])
+    for which, handler in handlers.items():
+        signal.signal(which, handler)
+    assert stop.value.code == 128 + number
+    assert "The same command resumes" in capsys.readouterr().err
+    assert final_state(tmp_path / "parts")["global_step"] == batch + 1
+    assert not (run_directory(tmp_path / "parts") / "finished.json").exists()
+
+    # Tested as it is, it is no result of the run.
+    main(["test", *options, "--data.corruptions=[]"])
+    main(["fit", *options])
+    main(["test", *options, "--data.corruptions=[]", "--trainer.limit_test_batches=1"])
+    main(["test", *options, "--data.corruptions=[]"])
+    records = list(read_results(tmp_path / "parts" / "results" / "classification.jsonl"))
+    assert [r["selection"] for r in records] == ["unfinished run", "last epoch", "last epoch"]
+    assert [is_final(r, "error") for r in records] == [False, False, True]
+    assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_two_processes_cannot_train_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*DIGITS, *SHORT, *places(tmp_path)]
+    main(["fit", *options, "--trainer.fast_dev_run=true"])
+    directory = run_directory(tmp_path)
+    owner = RunDirectory(directory.parent, seed=0, digest=directory.name.partition("-")[2])
+    lock = owner.hold()
+    message = refused(["fit", *options, "--trainer.fast_dev_run=true"], capsys)
+    assert str(directory) in message and "another `--name`" in message
+    lock.release()
+    main(["fit", *options, "--trainer.fast_dev_run=true"])
+
+
+def test_a_run_from_another_checkpoint_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*DIGITS, "--data.batch_size=200", *places(tmp_path)]
+    main(["fit", *options, "--trainer.max_epochs=1"])
+    first = run_directory(tmp_path)
+    longer = [*options, "--trainer.max_epochs=2"]
+    start = f"--ckpt_path={first / 'checkpoints' / 'last.ckpt'}"
+    main(["fit", *longer, start])
+    main(["fit", *longer])
+    others = [path for path in first.parent.glob("seed*") if path != first]
+    steps = [json.loads((path / "finished.json").read_text())["steps"] for path in others]
+    assert len(others) == 2 and steps == [12, 12]
+    capsys.readouterr()
+    main(["validate", *longer, "--ckpt_path", str(others[0] / "checkpoints" / "best.ckpt")])
+    assert "val/error: 0." in capsys.readouterr().out
 
 
 def command(*arguments: str) -> list[str]:

@@ -17,7 +17,7 @@ from cnsn import CNSNSpec, insert
 from cnsn.nets import wide_resnet
 from data.classification import Arrays, ImageClassificationData
 from data.images import Group
-from tasks.attacks import AttackSpec
+from tasks.attacks import AttackSpec, attack
 from tasks.classification import Classification
 from tasks.metrics import GroupedErrors
 from tests.fakes import learnable_images
@@ -157,7 +157,7 @@ def test_adabn_does_not_depend_on_the_order_of_conditions(trained: dict[str, Ten
 
 def test_attacks_within_a_test_equal_those_by_hand(trained: dict[str, Tensor]) -> None:
     data = Small()
-    spec = AttackSpec(eps=4, step=1, steps=3, random_start=False)
+    spec = AttackSpec(eps=4, step_size=1, steps=3, random_start=False)
     module = run_test(trained, data, attacks=["fgsm", "pgd"], attack=spec)
     net = copy.deepcopy(module.network).eval()
     pixels, label = pixels_of(data, Group("clean", 0))
@@ -179,20 +179,33 @@ def test_attacks_within_a_test_equal_those_by_hand(trained: dict[str, Tensor]) -
     assert summary["pgd_error"] == pytest.approx(error(x), abs=1e-6)
     assert summary["pgd_error"] > summary["error"]
     first, second = module.metrics["attacks"]
-    assert first["attack"] == "fgsm" and first["eps"] == 4 and "steps" not in first
+    assert first["attack"] == "fgsm" and first["eps"] == first["step_size"] == 4
+    assert first["steps"] == 1 and first["random_start"] is False
     assert second["steps"] == 3 and second["n"] == 32 and 0 <= second["ece"] <= 1
 
 
-def test_attacks_follow_the_seed_alone(trained: dict[str, Tensor]) -> None:
-    spec = AttackSpec(eps=1, step=0.5, steps=2)
-    runs = [
-        run_test(trained, Small(batch=batch), attacks=["pgd"], attack=spec, seed=seed).metrics[
-            "attacks"
-        ]
-        for batch, seed in ((32, 0), (5, 0))
-    ]
-    assert runs[0][0]["error"] == runs[1][0]["error"]
-    assert runs[0][0]["ece"] == pytest.approx(runs[1][0]["ece"], abs=1e-5)
+def test_attacks_follow_seed_and_image_alone(trained: dict[str, Tensor]) -> None:
+    options: dict[str, Any] = {"attacks": ["pgd"], "attack": AttackSpec(eps=8, steps=1)}
+    found = {
+        (size, seed): run_test(trained, Small(batch=size), seed=seed, **options).metrics["attacks"]
+        for size, seed in ((32, 0), (5, 0), (32, 1))
+    }
+    (one,), (two,), (other,) = found.values()
+    assert one["error"] == two["error"] and one["ece"] == pytest.approx(two["ece"], abs=1e-5)
+    assert abs(one["ece"] - other["ece"]) > 1e-4
+
+
+def test_pgd_finds_a_linear_networks_worst_image() -> None:
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    pixels, label = 0.3 + 0.4 * torch.rand(5, 3, 8, 8), torch.tensor([0, 1, 0, 1, 1])
+    weight = net[1].weight.detach()
+    # The margin w_other - w_true grows fastest along its sign.
+    away = (weight[1 - label] - weight[label]).view_as(pixels)
+    plain: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    start = torch.rand(pixels.shape)
+    found = attack(net, pixels, label, AttackSpec(steps=10), uniform=start, **plain)
+    torch.testing.assert_close(found, pixels + 8 / 255 * away.sign(), rtol=0, atol=1e-6)
 
 
 def test_bad_options_are_refused() -> None:

@@ -25,6 +25,7 @@ if n:
 sys.path.insert(0, ".")
 from tasks.results import append_result
 record = {"config_hash": digest, "seed": int(seed)}
+record |= {"selection": "last epoch", "summary": {"mce": 0.5}}
 append_result(pathlib.Path(folder, "results", "toy.jsonl"), record)
 """
 
@@ -55,7 +56,15 @@ def states(runs: list[Run]) -> list[str]:
 
 
 def test_only_what_is_missing_runs(tmp_path: Path, runs: list[Run]) -> None:
-    append_result(tmp_path / "results" / "toy.jsonl", {"config_hash": "SN-0", "seed": 0})
+    final = {"seed": 0, "selection": "last epoch", "summary": {"mce": 0.5}}
+    for record in (
+        final | {"config_hash": "SN-0"},
+        # None of these is a result of the row.
+        final | {"config_hash": "CN-0", "selection": "unfinished run"},
+        final | {"config_hash": "CN-0", "limited": 0.1},
+        final | {"config_hash": "CN-0", "summary": {"error": 0.5, "partial_mce": 0.5}},
+    ):
+        append_result(tmp_path / "results" / "toy.jsonl", record)
     assert states(runs) == ["not run", "done", "not run", "not run"]
     assert run_all(runs, jobs=2, gpus=[], retries=0) == []
     missing = ["toys/Net/CN, seed 0", "toys/Net/CN, seed 1", "toys/Net/SN, seed 1"]
@@ -119,7 +128,7 @@ def test_from_a_row_to_the_table(
     monkeypatch.chdir(root)
     places = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]
     command = ["quickstart", "--seeds=1", "--rows", "CN", *places]
-    options = ["--options", *TINY, "--data.corruptions=[contrast]"]
+    options = ["--options", *TINY]
     if cluster:
         submit = runner.slurm_submit
         monkeypatch.setattr(
