@@ -42,7 +42,8 @@ class CrossNorm(nn.Module):
     released code.
 
     Sequences of different lengths: ``forward(x, mask)`` with `mask` bool (B, L) takes statistics
-    from the positions that count, and leaves the others as they are. The box is then the same
+    from the positions that count. What the result holds at the others means nothing, but zeros stay
+    zeros there. The box is then the same
     share of each sequence's own positions.
 
     Attributes:
@@ -176,8 +177,8 @@ class SelfNorm(nn.Module):
 
     Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
     the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
-    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count, and the
-    others are left as they are.
+    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count. What the
+    result holds at the others means nothing, but zeros stay zeros there.
 
     Raises:
         ValueError: for a wrong number of channels, or a batch of one sample while training (its
@@ -201,9 +202,11 @@ class SelfNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self._check(x)
-        mean, std = instance_stats(x, self.eps, mask)
-        y = self._recalibrated(x, mean, std)
-        return y if mask is None else torch.where(mask.unsqueeze(1), y, x)
+        if mask is None:
+            return self._recalibrated(x, *instance_stats(x, self.eps))
+        y = self._recalibrated(x, *instance_stats(x, self.eps, mask))
+        # One-sided, zeros stay zeros by themselves, and a copy of the map is saved.
+        return y if self.f_fc is None else torch.where(mask.unsqueeze(1), y, x)
 
     def _recalibrated(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         gain = self._gate(mean, std, self.g_fc, self.g_bn)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import cifar_sets, imagenet_sets, scenes, segmentation_resized
+from data import cifar_sets, imagenet_sets, scenes, segmentation_resized, text_sets
 from data.archives import (
     ArchiveError,
     DownloadError,
@@ -45,6 +45,7 @@ SETS: dict[str, Published | Made] = {
     **imagenet_sets.SETS,
     **scenes.SETS,
     **segmentation_resized.SETS,
+    **text_sets.SETS,
 }
 
 

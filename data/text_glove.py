@@ -80,7 +80,8 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
                     known[row] = True
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"Expected {path} to be whole, but it is damaged or cut short ({error}): fetch it again."
+            f"Expected {path} to be whole, but it is damaged or cut short ({error}): fetch "
+            "it again."
         ) from error
     if not known.any():
         raise ValueError(f"Expected {path} to know words of the vocabulary, but it has none.")

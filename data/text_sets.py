@@ -55,7 +55,7 @@ SETS: dict[str, Published | Made] = {
     ),
     "glove": Published(
         title="GloVe 6B",
-        about="vectors of 400,000 words in 50, 100, 200 and 300 dimensions (Pennington et al. 2014)",
+        about="400,000 words' vectors in 50, 100, 200 and 300 dimensions (Pennington et al. 2014)",
         files=(_GLOVE,),
         missing=partial(_missing, _GLOVE),
     ),

@@ -1,7 +1,7 @@
 """The binary sentences of the Stanford Sentiment Treebank, in the forms in which they are shared.
 
-- ``{train,dev,test}.tsv`` with the columns ``sentence`` and ``label`` (GLUE's SST-2.zip has them too,
-  but hides the labels of its test sentences, and its training part has phrases, not sentences);
+- ``{train,dev,test}.tsv`` with the columns ``sentence`` and ``label`` (GLUE's SST-2.zip has them
+  too, but hides the labels of its test part, and its training part has phrases, not sentences);
 - the trees ``trees/{train,dev,test}.txt``: the root's class 0 to 4;
 - the first release: ``datasetSentences.txt``, ``datasetSplit.txt``, ``dictionary.txt`` and
   ``sentiment_labels.txt``: a sentiment from 0 to 1 for every phrase.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
-from data.randomness import generator_for
+from data.randomness import derive_seed, generator_for
 from tasks.optim import OptimizerSpec, build_optimizer, decay_groups
 
 __all__ = ["CNSNModule", "CrossNormTraining"]
@@ -123,6 +123,10 @@ class CNSNModule(L.LightningModule):
     def forward(self, inputs: Tensor) -> Any:
         """What the network makes of (B, C, H, W) inputs."""
         return self.network(inputs.contiguous(memory_format=self.memory_format))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout's draws are a function of (seed, step, process): a resumed run repeats them."""
+        torch.manual_seed(derive_seed(self.seed, "dropout", batch["number"], self.global_rank))
 
     def crossnorm_step(self, step: int) -> bool:
         """Whether CrossNorm acts in this step: with probability p, the same on all processes."""

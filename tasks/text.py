@@ -4,7 +4,7 @@
     loss = CE(one view under CrossNorm)                          with probability p, or
     loss = CE(clean) + c * JSD(clean, CN view 1, CN view 2)      with p, where c > 0
 
-    python -m tasks.text {fit,validate,test} --config configs/sst2.yaml --data.imdb ... --data.sst2 ...
+    python -m tasks.text {fit,validate,test} --config configs/sst2.yaml --data.imdb X --data.sst2 Y
     python -m tasks.text predict --ckpt_path .../last.ckpt --text "A warm, funny film."
 
 A checkpoint holds its vocabulary and its network's options, so that `predict` needs nothing else.
@@ -91,7 +91,7 @@ class Text(CNSNModule):
             "the training text; the others are random."
         )
 
-    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:  # type: ignore[override]
         """Logits (B, classes) of words' numbers (B, L) and lengths (B,)."""
         return self.network(tokens, length)
 

@@ -75,11 +75,11 @@ class Predictor:
 
 
 def _network(content: dict[str, Any]) -> nn.Module:
-    builders = {"TextCNN": nets.TextCNN, "TextResNet": nets.TextResNet}
+    builders: dict[str, type[nn.Module]] = {"TextCNN": nets.TextCNN, "TextResNet": nets.TextResNet}
     options = dict(content["cnsn"])
     stages = options["stages"]
     options["stages"] = None if stages is None else tuple(stages)
-    network: nn.Module = builders[content["network"]](**content["options"])
+    network = builders[content["network"]](**content["options"])
     return insert(network, CNSNSpec(**options))
 
 

@@ -31,7 +31,9 @@ def print_text(record: dict[str, Any]) -> None:
     console = Console(width=110)
     console.print(table)
     vectors = record["word_vectors"]
-    covered = f", {100 * vectors['text_covered']:.1f} % of text" if "text_covered" in vectors else ""
+    covered = (
+        f", {100 * vectors['text_covered']:.1f} % of text" if "text_covered" in vectors else ""
+    )
     console.print(
         f"{record['n_train']} training reviews, {record['words']} words, word vectors: "
         f"{vectors['source']}{covered}. All of SST-2 that was scored: "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,3 +101,60 @@ def _validation(
         (part / classes[label], f"ILSVRC2012_val_{number + 1:08d}.JPEG", Image.fromarray(image))
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
+
+
+GOOD_WORDS = ("great", "lovely", "warm", "funny", "moving")
+BAD_WORDS = ("bad", "dull", "awful", "boring", "weak")
+PLAIN_WORDS = ("the", "film", "is", "a", "story", "of", "people", "and", "it", "plays")
+
+
+def review(label: int, length: int, seed: int) -> str:
+    """A text of about `length` words, of which every third says the label."""
+    rng = np.random.default_rng(seed)
+    telling = GOOD_WORDS if label else BAD_WORDS
+    words = [str(rng.choice(telling if place % 3 == 0 else PLAIN_WORDS)) for place in range(length)]
+    return " ".join(words).capitalize() + "."
+
+
+def reviews(n: int = 24, seed: int = 0) -> dict[str, str]:
+    """`n` reviews of each label in each part, by their name in IMDb's archive."""
+    texts = {}
+    for part in ("train", "test"):
+        for label, kind in enumerate(("neg", "pos")):
+            for number in range(n):
+                own = seed + number + 1000 * label + 2000 * (part == "test")
+                length = 4 + int(np.random.default_rng(own).integers(0, 40))
+                name = f"aclImdb/{part}/{kind}/{number}_{9 if label else 2}.txt"
+                texts[name] = review(label, length, own)
+    return texts
+
+
+def write_imdb(root: Path, texts: dict[str, str | bytes] | dict[str, str], *, pack: bool) -> Path:
+    """Reviews as IMDb's archive or folder below `root`; returns what was written."""
+    root.mkdir(parents=True, exist_ok=True)
+    if not pack:
+        for name, text in texts.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return root / "aclImdb"
+    with tarfile.open(root / "aclImdb_v1.tar.gz", "w:gz") as tar:
+        for name, text in texts.items():
+            content = text.encode() if isinstance(text, str) else text
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return root / "aclImdb_v1.tar.gz"
+
+
+def write_sst2(root: Path, *, n: int = 20, splits: tuple[str, ...] = ("train", "dev")) -> Path:
+    """`n` sentences a split as tables with a header; returns the folder."""
+    folder = root / "SST-2"
+    folder.mkdir(parents=True)
+    for place, split in enumerate(splits):
+        lines = ["sentence\tlabel"]
+        for number in range(n):
+            label = number % 2
+            lines.append(f"{review(label, 3 + number % 9, 5000 + 100 * place + number)}\t{label}")
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -1,0 +1,84 @@
+"""`python -m tasks.text_curves imdb_sst2`: errors after each epoch, from the records of a table.
+
+Draws results/<table>_curves.png: a line a method, the band is one standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tasks.figures import COLOURS
+from tasks.table_spec import Table
+from tasks.tables import collect
+
+__all__ = ["draw_curves"]
+
+PANELS = {"error": "IMDb test", "sst2_error": "SST-2"}
+
+
+def draw_curves(table: Table, results: Path) -> Path:
+    """The figure of the table's own data set.
+
+    Raises:
+        ValueError: there are no records of it with curves.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    runs = collect(table, results).get(table.dataset, {})
+    rows = [row for row in table.rows if any(r.get("history") for r in runs.get(row.key, []))]
+    if not rows:
+        raise ValueError(f"Expected records of {table.key} with curves in {results}: run it first.")
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(9, 3.6), layout="constrained")
+    for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
+        for colour, row in zip(COLOURS, rows, strict=False):
+            records = [r for r in runs[row.key] if r.get("history")]
+            points = _by_epoch(records, key)
+            means = [statistics.mean(values) for values in points.values()]
+            spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in points.values()]
+            label = f"{row.name} (n={len(records)})"
+            axis.plot(list(points), means, color=colour, marker="o", markersize=3, label=label)
+            low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+            high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+            axis.fill_between(list(points), low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epochs")
+        axis.set_xticks(list(points))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("error in %")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(table.dataset, fontsize=10)
+    path = results / f"{table.key}_curves.png"
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _by_epoch(records: list[dict[str, Any]], key: str) -> dict[int, list[float]]:
+    points: dict[int, list[float]] = {}
+    for record in records:
+        for point in record["history"]:
+            points.setdefault(int(point["epoch"]), []).append(100 * point[key])
+    return dict(sorted(points.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", help="a file's name in configs/paper or configs/studies")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    folders = (Path("configs/paper"), Path("configs/studies"))
+    paths = [folder / f"{options.table}.yaml" for folder in folders]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        parser.error(f"expected a table of the text task, but got {options.table!r}")
+    print(draw_curves(Table.load(found[0]), options.results))
+
+
+if __name__ == "__main__":
+    main()
