@@ -2,7 +2,7 @@
 
 Training yields {"image": (B, 3, H, W) float32 normalised, "label": (B,), "target": (B, 3, H, W)}
 with as many images of each domain; there is no target label in it. Evaluation yields {"image",
-"label", "group"} of both domains, group 0 the target and 1 the source.
+"label", "index"} of all target images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from data.domain_folders import Files, domains_root, pair_of, title_of
 from data.domain_images import centre_crop, crop_and_flip, read_images
-from data.images import EvaluationSets, Group, ImageTensor, normalise
+from data.images import ImageTensor, normalise
 from data.loading import (
     Batch,
     NumberedLoader,
@@ -167,11 +167,6 @@ class DomainPair(ResumableDataModule):
         return len(self.classes)
 
     @property
-    def domains(self) -> tuple[str, str]:
-        """Names of the groups of the evaluation."""
-        return self.target, self.source
-
-    @property
     def images(self) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, 3, resize, resize) of source and target."""
         assert self._images is not None, "read by setup"
@@ -213,19 +208,16 @@ class DomainPair(ResumableDataModule):
         )
         return self.resumable(NumberedLoader(schedule, pin_memory=torch.cuda.is_available()))
 
-    def _evaluation(self) -> DataLoader[dict[str, Tensor]]:
-        source, target = (images.permute(0, 2, 3, 1).numpy() for images in self.images)
-        labels = [labels_of(files).numpy() for files in self.files]
-        groups = [Group(self.target, 0), Group(self.source, 0)]
-        sets = EvaluationSets(groups, [target, source], labels[::-1])
+    def _evaluation(self) -> DataLoader[Batch]:
+        target = ImageTensor(self.images[1], labels_of(self.files[1]))
         return evaluation_loader(
-            sets, batch_size=self.eval_batch_size, pin_memory=torch.cuda.is_available()
+            target, batch_size=self.eval_batch_size, pin_memory=torch.cuda.is_available()
         )
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation()
 
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def test_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation()
 
     def target_batches(self, device: torch.device | str) -> Iterator[Tensor]:

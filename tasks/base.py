@@ -67,13 +67,14 @@ class CNSNModule(L.LightningModule):
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
 
     Attributes:
-        MONITOR: the logged value, and its better direction, that the checkpoint `best` follows.
+        MONITOR: the logged value, and its better direction, that the checkpoint `best` follows;
+            None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
         metrics: set by the end of a test; becomes part of the result line.
     """
 
-    MONITOR: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/error", "min")
+    MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
     HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
     metrics: dict[str, Any]
