@@ -100,7 +100,7 @@ class PairSchedule:
 
 
 class DomainPair(ResumableDataModule):
-    """Two domains of a folder: ``<root>/<domain>/images/<class>/*`` or ``<root>/<domain>/<class>/*``.
+    """Two domains below a folder, laid out as :mod:`data.domain_folders` says.
 
     All images are decoded at the start and kept in memory: N x 3 x `resize` x `resize` bytes in
     each process, 0.7 GB for the largest pair of Office-31.
@@ -152,7 +152,7 @@ class DomainPair(ResumableDataModule):
         if not 0 < min_area <= 1:
             raise ValueError(f"Expected `min_area` to be in (0, 1], but got {min_area}.")
         self.root = domains_root(root, name)
-        self.source, self.target, self.name = source, target, name
+        self.source, self.target, self.set_name = source, target, name
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         self.seed = seed
         self.resize, self.crop, self.min_area = resize, crop, min_area
@@ -181,7 +181,7 @@ class DomainPair(ResumableDataModule):
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts, direction."""
         return {
-            "dataset": title_of(self.root, self.name, (self.source, self.target)),
+            "dataset": title_of(self.root, self.set_name, (self.source, self.target)),
             "fingerprint": self._fingerprint(),
             "n_train": len(self.images[0]),
             "n_test": len(self.images[1]),
@@ -230,14 +230,15 @@ class DomainPair(ResumableDataModule):
         order = torch.randperm(len(target), generator=generator_for(self.seed, "statistics"))
         share = order.tensor_split(world)[rank]
         for part in share.tensor_split(max(1, round(len(share) / self.eval_batch_size))):
-            yield self._test_view(target[part].to(device))
+            yield self.test_view(target[part].to(device))
 
-    def _test_view(self, images: Tensor) -> Tensor:
+    def test_view(self, images: Tensor) -> Tensor:
+        """What a network sees of uint8 images (B, 3, resize, resize) in the test."""
         return normalise(centre_crop(images, self.crop), self.mean, self.std)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if "target" not in batch:
-            batch["image"] = self._test_view(batch["image"])
+            batch["image"] = self.test_view(batch["image"])
             return batch
         for images, index in (("image", "index"), ("target", "target_index")):
             seed = derive_seed(self.seed, "augmentation", images, batch["number"])

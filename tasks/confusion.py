@@ -1,6 +1,6 @@
 """What a classifier takes for what: accuracy, by class too, and calibration, from sums.
 
-    class accuracy = mean over classes of (correct of the class / images of the class)
+class accuracy = mean over classes of (correct of the class / images of the class)
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def print_confusion(record: dict[str, Any]) -> None:
     table.add_column("images", justify="right")
     table.add_column("most often taken for")
     for i, (name, row) in enumerate(zip(record["classes"], record["confusion"], strict=True)):
-        wrong = {other: n for j, (other, n) in enumerate(zip(record["classes"], row)) if j != i}
-        other = max(wrong, key=lambda name: wrong[name])
-        taken = f"{other} ({wrong[other]})" if wrong[other] else ""
+        wrong = [0 if j == i else n for j, n in enumerate(row)]
+        worst = max(wrong)
+        taken = f"{record['classes'][wrong.index(worst)]} ({worst})" if worst else ""
         table.add_row(name, f"{100 * row[i] / sum(row):.1f}", str(sum(row)), taken)
     console = Console(width=110)
     console.print(table)

@@ -85,7 +85,7 @@ def part_domains(net: nn.Module, *, keep_target: bool) -> None:
 
 @contextmanager
 def two_domains(net: nn.Module, sources: int) -> Iterator[None]:
-    """Within it, the first `sources` samples of a batch are of the source, the others of the target.
+    """Within it, the first `sources` samples of a batch are the source's, the others the target's.
 
     Raises:
         ValueError: `net` has batch norms that :func:`part_domains` did not see, such as those that

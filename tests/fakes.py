@@ -99,3 +99,34 @@ def _validation(
         (part / classes[label], f"ILSVRC2012_val_{number + 1:08d}.JPEG", Image.fromarray(image))
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
+
+
+def write_domains(
+    root: Path,
+    counts: dict[str, dict[str, int]],
+    *,
+    size: int = 24,
+    nested: bool = True,
+    empty: bool = False,
+) -> Path:
+    """Domains of `counts[domain][class]` PNG files each; returns `root`.
+
+    Args:
+        root: folder to write into.
+        counts: number of images.
+        size: of each image, which is one grey level for all of its class.
+        nested: as <domain>/images/<class>, else as <domain>/<class>.
+        empty: write files of no content, where only their number matters.
+    """
+    for domain, classes in counts.items():
+        for number, (name, n) in enumerate(classes.items()):
+            folder = root / domain / "images" / name if nested else root / domain / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                path = folder / f"frame_{i:04d}.png"
+                if empty:
+                    path.touch()
+                else:
+                    level = 20 * number + 3 * i + (100 if domain > "m" else 0)
+                    Image.fromarray(np.full((size, size, 3), level, np.uint8)).save(path)
+    return root
