@@ -34,22 +34,24 @@ class RemoteFile:
 
     Attributes:
         url: https address.
-        size: bytes.
+        size: bytes; 0 where no source says it.
         md5, sha256: as published, in hexadecimal; at least one, or `--mirror` is refused.
         folder: the folder below the root that it is unpacked into; None keeps it as it is.
         unpacked: bytes that the folder takes.
+        filename: where the address does not end in it.
     """
 
     url: str
-    size: int
+    size: int = 0
     md5: str | None = None
     sha256: str | None = None
     folder: str | None = None
     unpacked: int = 0
+    filename: str = ""
 
     @property
     def name(self) -> str:
-        return self.url.partition("?")[0].rpartition("/")[2]
+        return self.filename or self.url.partition("?")[0].rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)

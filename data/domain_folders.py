@@ -24,6 +24,8 @@ Files = Mapping[str, Sequence[Path]]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 # What a generator leaves beside the domains that it made: {"title": what they are}.
 MARKER = "generated.json"
+# Copies of Office-31's archive have their domains at the top or in this folder.
+ARCHIVE_FOLDER = "domain_adaptation_images"
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,16 @@ KNOWN = {
 def domains_root(root: str | Path, name: str = "") -> Path:
     """The folder of the domains: `root` itself, or the folder `name` in it."""
     root = Path(root).expanduser()
-    choices = [root / name, root] if name else [root]
+    choices = [root / name, root / name / ARCHIVE_FOLDER, root] if name else [root]
     for folder in choices:
         if find_domains(folder):
             return folder
     fetch = f"`python -m data.prepare office31 --root {root}` says how to get Office-31; "
     raise DataNotFoundError(
-        f"Expected domains in {' or '.join(map(str, choices))}, as <domain>/images/<class>/* or "
-        f"<domain>/<class>/*, but there are none. {fetch if name == 'office31' else ''}"
-        f"`python -m data.prepare domains --root {root}` makes three small generated ones to try "
-        "the task on."
+        f"Expected domains in {' or '.join(map(str, (root, *choices[:-2])))}, as "
+        "<domain>/images/<class>/* or <domain>/<class>/*, but there are none. "
+        f"{fetch if name == 'office31' else ''}`python -m data.prepare domains --root DIR` makes "
+        "three small generated ones to try the task on, with `--data.root DIR`."
     )
 
 

@@ -2,7 +2,7 @@
 
 Training yields {"image": (B, 3, H, W) float32 normalised, "label": (B,), "target": (B, 3, H, W)}
 with as many images of each domain; there is no target label in it. Evaluation yields {"image",
-"label", "group"} of both domains, group 0 the target and 1 the source.
+"label", "index"} of all target images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from data.domain_folders import Files, domains_root, pair_of, title_of
 from data.domain_images import centre_crop, crop_and_flip, read_images
-from data.images import EvaluationSets, Group, ImageTensor, normalise
+from data.images import ImageTensor, normalise
 from data.loading import (
     Batch,
     NumberedLoader,
@@ -100,7 +100,7 @@ class PairSchedule:
 
 
 class DomainPair(ResumableDataModule):
-    """Two domains of a folder: ``<root>/<domain>/images/<class>/*`` or ``<root>/<domain>/<class>/*``.
+    """Two domains below a folder, laid out as :mod:`data.domain_folders` says.
 
     All images are decoded at the start and kept in memory: N x 3 x `resize` x `resize` bytes in
     each process, 0.7 GB for the largest pair of Office-31.
@@ -152,7 +152,7 @@ class DomainPair(ResumableDataModule):
         if not 0 < min_area <= 1:
             raise ValueError(f"Expected `min_area` to be in (0, 1], but got {min_area}.")
         self.root = domains_root(root, name)
-        self.source, self.target, self.name = source, target, name
+        self.source, self.target, self.set_name = source, target, name
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         self.seed = seed
         self.resize, self.crop, self.min_area = resize, crop, min_area
@@ -165,11 +165,6 @@ class DomainPair(ResumableDataModule):
     @property
     def num_classes(self) -> int:
         return len(self.classes)
-
-    @property
-    def domains(self) -> tuple[str, str]:
-        """Names of the groups of the evaluation."""
-        return self.target, self.source
 
     @property
     def images(self) -> tuple[Tensor, Tensor]:
@@ -186,7 +181,7 @@ class DomainPair(ResumableDataModule):
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts, direction."""
         return {
-            "dataset": title_of(self.root, self.name, (self.source, self.target)),
+            "dataset": title_of(self.root, self.set_name, (self.source, self.target)),
             "fingerprint": self._fingerprint(),
             "n_train": len(self.images[0]),
             "n_test": len(self.images[1]),
@@ -213,19 +208,16 @@ class DomainPair(ResumableDataModule):
         )
         return self.resumable(NumberedLoader(schedule, pin_memory=torch.cuda.is_available()))
 
-    def _evaluation(self) -> DataLoader[dict[str, Tensor]]:
-        source, target = (images.permute(0, 2, 3, 1).numpy() for images in self.images)
-        labels = [labels_of(files).numpy() for files in self.files]
-        groups = [Group(self.target, 0), Group(self.source, 0)]
-        sets = EvaluationSets(groups, [target, source], labels[::-1])
+    def _evaluation(self) -> DataLoader[Batch]:
+        target = ImageTensor(self.images[1], labels_of(self.files[1]))
         return evaluation_loader(
-            sets, batch_size=self.eval_batch_size, pin_memory=torch.cuda.is_available()
+            target, batch_size=self.eval_batch_size, pin_memory=torch.cuda.is_available()
         )
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation()
 
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def test_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation()
 
     def target_batches(self, device: torch.device | str) -> Iterator[Tensor]:
@@ -238,14 +230,15 @@ class DomainPair(ResumableDataModule):
         order = torch.randperm(len(target), generator=generator_for(self.seed, "statistics"))
         share = order.tensor_split(world)[rank]
         for part in share.tensor_split(max(1, round(len(share) / self.eval_batch_size))):
-            yield self._test_view(target[part].to(device))
+            yield self.test_view(target[part].to(device))
 
-    def _test_view(self, images: Tensor) -> Tensor:
+    def test_view(self, images: Tensor) -> Tensor:
+        """What a network sees of uint8 images (B, 3, resize, resize) in the test."""
         return normalise(centre_crop(images, self.crop), self.mean, self.std)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if "target" not in batch:
-            batch["image"] = self._test_view(batch["image"])
+            batch["image"] = self.test_view(batch["image"])
             return batch
         for images, index in (("image", "index"), ("target", "target_index")):
             seed = derive_seed(self.seed, "augmentation", images, batch["number"])

@@ -15,7 +15,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import cifar_sets, imagenet_sets, scenes, segmentation_resized, text_sets
+from data import (
+    cifar_sets,
+    domain_sets,
+    imagenet_sets,
+    scenes,
+    segmentation_resized,
+    text_sets,
+)
 from data.archives import (
     ArchiveError,
     DownloadError,
@@ -42,6 +49,7 @@ _MARGIN = 1.1  # unpacked bytes may exceed the expected ones by this factor, for
 
 SETS: dict[str, Published | Made] = {
     **cifar_sets.SETS,
+    **domain_sets.SETS,
     **imagenet_sets.SETS,
     **scenes.SETS,
     **segmentation_resized.SETS,
@@ -102,11 +110,11 @@ def _fetch_file(entry: Published, file: RemoteFile, options: argparse.Namespace)
     else:
         part = archive.with_name(file.name + ".part")
         verb = "continuing" if part.exists() else "downloading"
-        say(f"  {verb} {url} ({format_bytes(file.size)})")
+        say(f"  {verb} {url} ({_size(file)})")
     download(
         url,
         archive,
-        size=file.size,
+        size=file.size or None,
         md5=file.md5,
         sha256=file.sha256,
         timeout=options.timeout,
@@ -126,7 +134,7 @@ def _require_space(root: Path, files: Sequence[RemoteFile]) -> None:
     for file in files:
         if not (root / file.name).exists():
             part = root / (file.name + ".part")
-            needed += file.size - (part.stat().st_size if part.exists() else 0)
+            needed += max(0, file.size - (part.stat().st_size if part.exists() else 0))
     free = shutil.disk_usage(root).free
     if needed > free:
         raise DownloadError(
@@ -161,11 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _size(file: RemoteFile) -> str:
+    return format_bytes(file.size) if file.size else "of unpublished size"
+
+
 def _describe(entry: Published | Made) -> str:
     if isinstance(entry, Made):
         return f"{entry.about[0].upper()}{entry.about[1:]}."
     files = "; ".join(
-        f"{file.url} ({format_bytes(file.size)}"
+        f"{file.url} ({_size(file)}"
         + (
             f", unpacked into DIR/{file.folder}: {format_bytes(file.unpacked)})"
             if file.folder

@@ -24,6 +24,7 @@ from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from data.randomness import derive_seed, generator_for
 from tasks.optim import OptimizerSpec, build_optimizer, decay_groups
+from tasks.weights import holds_layers
 
 __all__ = ["CNSNModule", "CrossNormTraining"]
 
@@ -60,20 +61,21 @@ class CNSNModule(L.LightningModule):
         cnsn: the layers to insert.
         crossnorm: when CrossNorm acts.
         optimizer: the optimiser and its schedule.
-        weights: pretrained weights of the plain network: a torchvision weight name or a file; None
-            keeps its fresh ones.
+        weights: pretrained weights: a torchvision weight name or a file, of the plain network or
+            of the one with the layers inserted; None keeps its fresh ones.
         channels_last: memory format of the network.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
 
     Attributes:
-        MONITOR: the logged value, and its better direction, that the checkpoint `best` follows.
+        MONITOR: the logged value, and its better direction, that the checkpoint `best` follows;
+            None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
         metrics: set by the end of a test; becomes part of the result line.
     """
 
-    MONITOR: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/error", "min")
+    MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
     HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
     metrics: dict[str, Any]
@@ -91,9 +93,12 @@ class CNSNModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if weights is not None:
+        late = weights is not None and holds_layers(weights)
+        if weights is not None and not late:
             self.load_pretrained(network, weights)
         self.network = insert(network, cnsn)
+        if weights is not None and late:
+            self.load_pretrained(self.network, weights)
         self.cnsn = cnsn
         self.crossnorm = crossnorm
         self.optimizer_spec = optimizer

@@ -210,12 +210,14 @@ class TaskCLI(LightningCLI):
         if self.subcommand != "fit":
             return []
         folder = str(self.directory.checkpoints)
-        monitor, mode = self.task_class.MONITOR
         options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
         callbacks: list[L.Callback] = [
             ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options),
-            ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **options),
         ]
+        if self.task_class.MONITOR is not None:
+            monitor, mode = self.task_class.MONITOR
+            best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
+            callbacks.append(best)
         every = self.config[self.subcommand].save_every
         if every:
             callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -72,9 +72,18 @@ class Run:
         shared += [f"--runs={self.places.runs}", f"--results={self.places.results}"]
         return [*shared, *self.places.options]
 
+    @property
+    def trained(self) -> Run:
+        """The run that trains the network: this one, or that of the row it names."""
+        return replace(self, row=self.table.trained(self.row))
+
     def commands(self) -> list[list[str]]:
         task = [sys.executable, "-m", f"tasks.{self.table.task}"]
-        return [[*task, action, *self.arguments()] for action in ("fit", "test")]
+        checkpoint: list[str] = []
+        if self.row.trained_as:
+            checkpoint = [f"--ckpt_path={self.trained.directory / 'checkpoints' / 'last.ckpt'}"]
+        fit = [*task, "fit", *self.trained.arguments()]
+        return [fit, [*task, "test", *self.arguments(), *checkpoint]]
 
     def digest(self) -> str | None:
         """The run's hash, as its result line has it; None where its options are refused."""
@@ -83,12 +92,19 @@ class Run:
         return None if recipe is None else config_hash({**recipe, "seed_everything": self.seed})
 
     @property
+    def directory(self) -> Path:
+        """Where it trains; the same as the command line's choice."""
+        base = self.places.runs / self.table.task / self.table.run_name(self.row)
+        return base / f"seed{self.seed}-{self.digest()}"
+
+    @property
     def log(self) -> Path:
         name = self.title.replace(", ", "-").replace(" ", "")
         return self.places.runs / "logs" / f"{name}.log"
 
     def lock(self) -> FileLock:
-        name = f"{self.title}.lock".replace("/", "_").replace(", ", "-").replace(" ", "")
+        """Of the training: rows that test the same network have the same."""
+        name = f"{self.trained.title}.lock".replace("/", "_").replace(", ", "-").replace(" ", "")
         path = self.places.runs / "locks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
@@ -112,8 +128,7 @@ class Run:
             return "running"
         if self.failure.exists():
             return "failed"
-        base = self.places.runs / self.table.task / self.table.run_name(self.row)
-        return "partial" if (base / f"seed{self.seed}-{digest}").exists() else "not run"
+        return "partial" if self.directory.exists() else "not run"
 
 
 @cache
@@ -172,6 +187,8 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
             failed.append(run.title)
         else:
             waiting.append(run)
+    # Rows that test what others train come last; they would wait for those.
+    waiting.sort(key=lambda run: bool(run.row.trained_as))
     slots: queue.Queue[str | None] = queue.Queue()
     for slot in gpus or [None] * jobs:  # type: ignore[list-item]
         slots.put(slot)
@@ -198,7 +215,8 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
 
 def _attempts(run: Run, gpu: str | None, workers: int, retries: int, stop: threading.Event) -> int:
     try:
-        with run.lock().acquire(timeout=0):
+        # What another row of this runner is training is worth waiting for.
+        with run.lock().acquire(timeout=-1 if run.row.trained_as else 0):
             # Another runner may have finished it since this one looked.
             if run.state(finished_runs(run.places.results, run.table)) == "done":
                 _say(f"{run.title}: done")

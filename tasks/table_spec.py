@@ -8,11 +8,13 @@ columns: {error: clean error}    # of the record's summary, with their headers
 metric: mce                      # the one that `reported` belongs to
 rows:
   - {name: CN, network: WideResNet-40-2, options: {model.cnsn.kind: cn}, reported: 21.6}
+settings:                        # where the rows are to be run in each of several settings
+  amazon to webcam: {data.source: amazon, data.target: webcam}
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ class Row:
         setting: what else tells rows apart, such as a number of labels or a pair of domains.
         configs: YAML files merged after the table's.
         options: of the task's command line, by name.
+        trained_as: name of the row of the same network and setting whose trained network this row
+            tests with options of its own, so that it is trained once.
         reported: the paper's value of the table's metric; None where no source could be read.
         independent: that of a published reproduction by others.
         independent_per_corruption: its parts.
@@ -49,6 +53,7 @@ class Row:
     setting: str = ""
     configs: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    trained_as: str = ""
     reported: float | None = None
     independent: float | None = None
     independent_per_corruption: list[float] | None = None
@@ -98,10 +103,19 @@ class Table:
     def load(path: Path) -> Table:
         """The table in a YAML file."""
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        table = Table(key=path.stem, rows=[Row(**row) for row in content.pop("rows")], **content)
+        rows = [Row(**row) for row in content.pop("rows")]
+        if settings := content.pop("settings", None):
+            rows = [
+                replace(row, setting=name, options={**options, **row.options})
+                for name, options in settings.items()
+                for row in rows
+            ]
+        table = Table(key=path.stem, rows=rows, **content)
         keys = [row.key for row in table.rows]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"Expected the rows of {path} to differ, but {twice} stand twice.")
+        for row in table.rows:
+            table.trained(row)
         if table.metric not in table.columns:
             raise ValueError(
                 f"Expected `metric` in {path} to be one of its columns {list(table.columns)}, but "
@@ -112,6 +126,19 @@ class Table:
     def run_name(self, row: Row) -> str:
         """The `--name` of the row's runs."""
         return f"{self.key}/{row.key}"
+
+    def trained(self, row: Row) -> Row:
+        """The row whose training `row` tests: itself, or the one that it names."""
+        if not row.trained_as:
+            return row
+        place = row.network, row.setting, row.trained_as
+        for other in self.rows:
+            if (other.network, other.setting, other.name) == place and not other.trained_as:
+                return other
+        raise ValueError(
+            f"Expected `trained_as` of {row.key} to name a trained row of the same network and "
+            f"setting, but got {row.trained_as!r}."
+        )
 
     @property
     def compares(self) -> bool:

@@ -1,6 +1,7 @@
 """Pretrained weights, asked for by `--model.weights`: a torchvision weight name or a file.
 
-They are loaded into the plain network, before CrossNorm and SelfNorm are inserted.
+They are loaded into the plain network, before CrossNorm and SelfNorm are inserted; a file that has
+SelfNorm's parameters, after it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from torch import Tensor, nn
 
 from cnsn.checkpoint import key_report, read_state_dict
 
-__all__ = ["load_weights", "named_state_dict"]
+__all__ = ["holds_layers", "load_weights", "named_state_dict"]
+
+# Parts of SelfNorm, in ours and in the official checkpoints.
+GATES = ("g_fc", "g_bn")
+
+
+def holds_layers(weights: str) -> bool:
+    """Whether `weights` is a file that has parameters of SelfNorm."""
+    if not Path(weights).is_file():
+        return False
+    return any(f".{name}." in key for key in read_state_dict(weights) for name in GATES)
 
 
 def load_weights(net: nn.Module, weights: str, *, heads: Sequence[str] = ("fc.",)) -> None:

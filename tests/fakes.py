@@ -103,6 +103,7 @@ def _validation(
     ]
 
 
+<<<<<<< HEAD
 GOOD_WORDS = ("great", "lovely", "warm", "funny", "moving")
 BAD_WORDS = ("bad", "dull", "awful", "boring", "weak")
 PLAIN_WORDS = ("the", "film", "is", "a", "story", "of", "people", "and", "it", "plays")
@@ -158,3 +159,34 @@ def write_sst2(root: Path, *, n: int = 20, splits: tuple[str, ...] = ("train", "
             lines.append(f"{review(label, 3 + number % 9, 5000 + 100 * place + number)}\t{label}")
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
+=======
+def write_domains(
+    root: Path,
+    counts: dict[str, dict[str, int]],
+    *,
+    size: int = 24,
+    nested: bool = True,
+    empty: bool = False,
+) -> Path:
+    """Domains of `counts[domain][class]` PNG files each; returns `root`.
+
+    Args:
+        root: folder to write into.
+        counts: number of images.
+        size: of each image, which is one grey level for all of its class.
+        nested: as <domain>/images/<class>, else as <domain>/<class>.
+        empty: write files of no content, where only their number matters.
+    """
+    for domain, classes in counts.items():
+        for number, (name, n) in enumerate(classes.items()):
+            folder = root / domain / "images" / name if nested else root / domain / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                path = folder / f"frame_{i:04d}.png"
+                if empty:
+                    path.touch()
+                else:
+                    level = 20 * number + 3 * i + (100 if domain > "m" else 0)
+                    Image.fromarray(np.full((size, size, 3), level, np.uint8)).save(path)
+    return root
+>>>>>>> adaptation

@@ -2,6 +2,7 @@
 
 from cnsn.nets.allconv import AllConv, allconv
 from cnsn.nets.densenet import DenseNet, densenet40
+from cnsn.nets.narrow_resnet import NarrowResNet
 from cnsn.nets.resnet import IBNResNet50, ResNet50, resnet50, resnet50_ibn
 from cnsn.nets.resnext import ResNeXt, resnext29
 from cnsn.nets.text_cnn import TextCNN
@@ -12,6 +13,7 @@ __all__ = [
     "AllConv",
     "DenseNet",
     "IBNResNet50",
+    "NarrowResNet",
     "ResNeXt",
     "ResNet50",
     "TextCNN",

@@ -110,6 +110,53 @@ def test_each_gpu_holds_one_run_at_a_time(runs: list[Run], monkeypatch: pytest.M
     assert set(used) <= {"0", "3"} and len(used) == 4
 
 
+def test_a_row_may_test_what_another_one_trained(
+    tmp_path: Path, runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Order, lock and commands; the training of the two is one."""
+    rows = [Row(name="AdaBN", network="Net", trained_as="CN"), Row(name="CN", network="Net")]
+    table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
+    tests, trains = runs_of(table, rows, 1, runs[0].places)
+    assert tests.trained == trains.trained == trains
+    with trains.lock():
+        assert states([tests]) == ["running"]
+    assert run_all([tests, trains], jobs=1, gpus=[], retries=0) == []
+    assert attempts(tmp_path) == ["toys/Net/CN, seed 0", "toys/Net/AdaBN, seed 0"]
+    monkeypatch.undo()
+    monkeypatch.setattr(Run, "digest", lambda run: f"{run.row.name}-{run.seed}")
+    (fit, test), (own_fit, own_test) = tests.commands(), trains.commands()
+    assert fit == own_fit and "--name=toys/Net/AdaBN" in test
+    place = f"{tmp_path}/runs/toy/toys/Net/CN/seed0-CN-0/checkpoints/last.ckpt"
+    assert f"--ckpt_path={place}" in test
+    assert not any("ckpt_path" in argument for argument in own_test)
+
+
+def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:
+    path = tmp_path / "toys.yaml"
+    text = "{title: t, dataset: d, task: toy, configs: [], rows: [{name: A, network: N, %s}]}"
+    path.write_text(text % "trained_as: B")
+    with pytest.raises(ValueError, match=r"`trained_as` of N/A to name a trained row.*'B'"):
+        Table.load(path)
+    path.write_text(text % "trained_as: A")
+    with pytest.raises(ValueError, match="trained_as"):
+        Table.load(path)
+
+
+def test_settings_repeat_every_row(tmp_path: Path) -> None:
+    path = tmp_path / "toys.yaml"
+    path.write_text(
+        "title: t\ndataset: d\ntask: toy\nconfigs: []\n"
+        "settings: {a to b: {data.source: a}, b to a: {data.source: b}}\n"
+        "rows:\n- {name: A, network: N, options: {x: 1}}\n- {name: B, network: N, trained_as: A}\n"
+    )
+    table = Table.load(path)
+    assert [row.key for row in table.rows] == [
+        "N/a_to_b/A", "N/a_to_b/B", "N/b_to_a/A", "N/b_to_a/B"
+    ]  # fmt: skip
+    assert table.rows[2].options == {"data.source": "b", "x": 1}
+    assert table.trained(table.rows[3]) is table.rows[2]
+
+
 def test_bad_rows_and_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         reproduce.main(["all"])

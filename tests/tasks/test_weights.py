@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
-from cnsn import CNSNSpec
+from cnsn import CNSNSpec, insert
 from cnsn.nets import wide_resnet
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.optim import OptimizerSpec
@@ -30,6 +30,24 @@ def test_a_file_is_loaded_before_insertion(tmp_path: Path) -> None:
     assert all(torch.equal(own[k], v) for k, v in body.items())
     assert own["fc.weight"].shape == (3, 64)
     assert any("selfnorm" in key for key in own)
+
+
+def test_a_file_with_the_layers_in_it_is_loaded_after_insertion(tmp_path: Path) -> None:
+    trained = insert(wide_resnet(depth=10, width=1, num_classes=7), CNSNSpec(kind="cnsn"))
+    path = tmp_path / "net.pth"
+    # As the official scripts save it.
+    torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, path)
+
+    def module(kind: str) -> CNSNModule:
+        net = wide_resnet(depth=10, width=1, num_classes=3)
+        spec = CNSNSpec(kind=kind)  # type: ignore[arg-type]
+        return CNSNModule(net, spec, CrossNormTraining(), OptimizerSpec(), weights=str(path))
+
+    own = module("sn").network.state_dict()
+    same = {k for k, v in trained.state_dict().items() if torch.equal(own[k], v)}
+    assert trained.state_dict().keys() - same == {"fc.weight", "fc.bias"}
+    with pytest.raises(ValueError, match=r"unexpected: block1\.layer\.0\.cnsn"):
+        module("none")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What a classifier takes for what: accuracy, by class too, and calibration, from sums.
+
+class accuracy = mean over classes of (correct of the class / images of the class)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from tasks.metrics import GroupedErrors
+
+__all__ = ["Confusion", "print_confusion"]
+
+
+class Confusion(nn.Module):
+    """Collects the predictions of one test, exactly over processes and batch sizes.
+
+    Args:
+        classes: how many there are.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.matrix = MulticlassConfusionMatrix(classes)
+        self.errors = GroupedErrors(1)
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Add a batch: logits (B, classes), label (B,)."""
+        self.matrix.update(logits.argmax(-1), label)
+        self.errors.update(logits, label, torch.zeros_like(label))
+
+    def compute(self) -> dict[str, Any]:
+        """A test's ``summary`` and its ``confusion``: counts, rows are true classes."""
+        counts = self.matrix.compute().double().cpu()
+        correct = counts.diagonal()
+        summary = {
+            "accuracy": (correct.sum() / counts.sum()).item(),
+            "class_accuracy": (correct / counts.sum(1)).mean().item(),
+            "ece": self.errors.compute()["ece"].item(),
+        }
+        return {"summary": summary, "confusion": counts.long().tolist()}
+
+
+def print_confusion(record: dict[str, Any]) -> None:
+    """Print accuracy by class, what each class is most often taken for, and the summary."""
+    direction = f"{record['source']} -> {record['target']}"
+    table = Table(
+        title=f"Accuracy in %, {record['dataset']}, {direction}, {record['n_train']} source and "
+        f"{record['n_test']} target {record['unit']}, seed {record['seed']}"
+    )
+    table.add_column("class")
+    table.add_column("accuracy", justify="right")
+    table.add_column("images", justify="right")
+    table.add_column("most often taken for")
+    for i, (name, row) in enumerate(zip(record["classes"], record["confusion"], strict=True)):
+        wrong = [0 if j == i else n for j, n in enumerate(row)]
+        worst = max(wrong)
+        taken = f"{record['classes'][wrong.index(worst)]} ({worst})" if worst else ""
+        table.add_row(name, f"{100 * row[i] / sum(row):.1f}", str(sum(row)), taken)
+    console = Console(width=110)
+    console.print(table)
+    console.print(", ".join(f"{k} {100 * v:.2f} %" for k, v in record["summary"].items()))

@@ -1,0 +1,108 @@
+"""Batch normalisation that keeps two domains of one batch apart.
+
+Source and target images that go through the network together, so that one can lend the other its
+style, would share batch statistics. Within :func:`two_domains` every batch norm normalises each
+domain by itself; weights are shared. The source's part is the ordinary batch norm, running averages
+included. The target's part leaves no trace, or has running averages of its own: those are the
+statistics "kept per domain" of Chang et al. 2019, https://arxiv.org/abs/1906.03950
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["part_domains", "two_domains"]
+
+
+class _PartedNorm(_BatchNorm):
+    """Mixin. Attributes:
+
+    sources: how many samples at the front of the batch are of the source; None: all of them.
+    target_mean, target_var: running averages of the target; absent where they are not kept.
+    """
+
+    sources: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.sources is None:
+            return super().forward(x)
+        target = self._target(x[self.sources :])
+        if self.sources == 0:
+            return target
+        return torch.cat([super().forward(x[: self.sources]), target])
+
+    def _target(self, x: Tensor) -> Tensor:
+        mean, var = (self._buffers.get(name) for name in ("target_mean", "target_var"))
+        own_statistics = self.training or mean is None
+        momentum = 0.1 if self.momentum is None else self.momentum
+        return F.batch_norm(
+            x, mean, var, self.weight, self.bias, own_statistics, momentum, self.eps
+        )
+
+
+class _PartedNorm1d(_PartedNorm, nn.BatchNorm1d):
+    pass
+
+
+class _PartedNorm2d(_PartedNorm, nn.BatchNorm2d):
+    pass
+
+
+PARTED: dict[type[nn.Module], type[_PartedNorm]] = {
+    nn.BatchNorm1d: _PartedNorm1d,
+    nn.BatchNorm2d: _PartedNorm2d,
+}
+
+
+def part_domains(net: nn.Module, *, keep_target: bool) -> None:
+    """Make every batch norm of `net` fit for :func:`two_domains`, in place.
+
+    Keys in checkpoints stay as they are; `keep_target` adds ``target_mean`` and ``target_var`` to
+    each, which start as copies of the source's.
+
+    Raises:
+        ValueError: no batch norm, or one of another class.
+    """
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    other = sorted({type(norm).__name__ for norm in norms if type(norm) not in PARTED})
+    if other or not norms:
+        raise ValueError(
+            f"Expected the batch norms of {type(net).__name__} to be BatchNorm1d or BatchNorm2d, "
+            f"but got {', '.join(other) or 'none'}: they cannot keep two domains apart."
+        )
+    for norm in norms:
+        norm.__class__ = PARTED[type(norm)]
+        if keep_target and norm.running_mean is not None and norm.running_var is not None:
+            norm.register_buffer("target_mean", norm.running_mean.clone())
+            norm.register_buffer("target_var", norm.running_var.clone())
+
+
+@contextmanager
+def two_domains(net: nn.Module, sources: int) -> Iterator[None]:
+    """Within it, the first `sources` samples of a batch are the source's, the others the target's.
+
+    Raises:
+        ValueError: `net` has batch norms that :func:`part_domains` did not see, such as those that
+            synchronisation over processes puts in their place.
+    """
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    parted = [norm for norm in norms if isinstance(norm, _PartedNorm)]
+    if len(parted) < len(norms) or not norms:
+        raise ValueError(
+            "Expected every batch norm to keep two domains apart, but "
+            f"{len(norms) - len(parted)} of {len(norms)} cannot: set `trainer.sync_batchnorm` to "
+            "false, or `model.batch_norm` to mixed."
+        )
+    try:
+        for norm in parted:
+            norm.sources = sources
+        yield
+    finally:
+        for norm in parted:
+            norm.sources = None
