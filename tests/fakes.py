@@ -103,7 +103,6 @@ def _validation(
     ]
 
 
-<<<<<<< HEAD
 GOOD_WORDS = ("great", "lovely", "warm", "funny", "moving")
 BAD_WORDS = ("bad", "dull", "awful", "boring", "weak")
 PLAIN_WORDS = ("the", "film", "is", "a", "story", "of", "people", "and", "it", "plays")
@@ -159,7 +158,8 @@ def write_sst2(root: Path, *, n: int = 20, splits: tuple[str, ...] = ("train", "
             lines.append(f"{review(label, 3 + number % 9, 5000 + 100 * place + number)}\t{label}")
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
-=======
+
+
 def write_domains(
     root: Path,
     counts: dict[str, dict[str, int]],
@@ -189,4 +189,3 @@ def write_domains(
                     level = 20 * number + 3 * i + (100 if domain > "m" else 0)
                     Image.fromarray(np.full((size, size, 3), level, np.uint8)).save(path)
     return root
->>>>>>> adaptation
