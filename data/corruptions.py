@@ -6,9 +6,10 @@ Image i of a call depends on its pixels, name, severity, seed and number alone.
 
 Where this differs from the generator: random numbers (torch's instead of NumPy's); all six frost
 textures are drawn (there, the last never is); sizes given in pixels of a 32x32 image scale with the
-image where the generator ties them to the size (elastic); glass blur copies the chosen neighbour
-over the pixel, which is what the generator's exchange of two views does; spatter's edge maps come
-from SciPy's Sobel filter and distance transform instead of OpenCV's Canny.
+image where the generator ties them to the size (elastic), and so do frost's textures from 64 pixels
+on; glass blur copies the chosen neighbour over the pixel, which is what the generator's exchange of
+two views does; spatter's edge maps come from SciPy's Sobel filter and distance transform instead of
+OpenCV's Canny.
 """
 
 from __future__ import annotations
@@ -143,19 +144,24 @@ def snow(x: Tensor, level: int, draws: Draws) -> Tensor:
 
 
 @cache
-def frost_textures() -> tuple[Tensor, ...]:
-    """The six textures as (3, H, W) in [0, 1]; see data/frost/NOTICE."""
+def frost_textures(size: int) -> tuple[Tensor, ...]:
+    """The six textures as (3, H, W) in [0, 1] for images of `size`; see data/frost/NOTICE.
+
+    They are of CIFAR's scale; images that do not fit into them get them enlarged in proportion.
+    """
     paths = sorted((Path(__file__).parent / "frost").glob("*.png"))
     arrays = [np.array(Image.open(path).convert("RGB")) for path in paths]
-    return tuple(torch.from_numpy(a).permute(2, 0, 1).float() / 255 for a in arrays)
+    textures = [torch.from_numpy(a).permute(2, 0, 1).float() / 255 for a in arrays]
+    if size > min(min(texture.shape[1:]) for texture in textures):
+        larger = [F.interpolate(t[None], scale_factor=size / 32, mode="bilinear") for t in textures]
+        textures = [texture[0] for texture in larger]
+    return tuple(textures)
 
 
 def frost(x: Tensor, level: int, draws: Draws) -> Tensor:
     keep, add = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[level]
     height, width = x.shape[2:]
-    textures = frost_textures()
-    if min(min(texture.shape[1:]) for texture in textures) < max(height, width):
-        raise ValueError(f"Expected images of at most 63 pixels for frost, but got {x.shape[2:]}.")
+    textures = frost_textures(max(height, width))
     crops = []
     for which, down, right in draws.uniform(3).tolist():
         texture = textures[int(which * len(textures))]
