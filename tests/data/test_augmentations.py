@@ -13,6 +13,8 @@ from data.augmentations import Augmentation, AugMix, AutoAugment, CutMix, Cutout
 from data.augmix import augmix
 from data.autoaugment import _NAMES, _parameter, autoaugment
 from data.classification import Digits
+from data.images import normalise
+from data.randaugment import fixmatch_strong
 from data.randomness import derive_seed, sample_uniform
 from tests.data.test_tensor_ops import pictures
 
@@ -185,6 +187,19 @@ def test_data_module_augments_training_batches_alone() -> None:
     after = module([Cutout(), Mixup()]).on_after_batch_transfer(dict(evaluation), 0)
     assert torch.equal(after["image"], (evaluation["image"].float() / 255 - 0.5) / 0.5)
     assert torch.equal(after["label"], evaluation["label"])
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Tensors on "meta" have no values: whatever reads one on the host fails."""
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8, device="meta")
+    index = torch.zeros(8, dtype=torch.long, device="meta")
+    for step in (Cutout(), AutoAugment(), AugMix(), Mixup(), CutMix(p=1.0)):
+        batch = {"image": images, "label": index, "index": index, "epoch": 0, "number": 4}
+        step.apply(batch, seed=1, classes=CLASSES)
+        normalise(batch["image"], (0.5,) * 3, (0.5,) * 3)
+    fixmatch_strong(images, index, seed=1)
+    with pytest.raises(RuntimeError, match="meta"):
+        index.max().item()
 
 
 def test_steps_that_contradict_one_another_are_refused() -> None:
