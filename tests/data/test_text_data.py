@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -265,3 +266,16 @@ def test_bad_options_of_the_module_are_named(
     with pytest.raises(ValueError) as error:
         _ = module(sets, **options).groups
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_certificates_are_still_verified_after_the_text_stack_was_used(
+    sets: Path, tmp_path: Path
+) -> None:
+    """torchtext's own vectors and downloads replace this function for the whole process."""
+    data = module(sets, glove=str(write_glove(tmp_path / "g.3d.txt", glove_lines())))
+    data.vectors(3)
+    data.setup("fit")
+    next(iter(data.train_dataloader()))
+    assert ssl._create_default_https_context is ssl.create_default_context
+    context = ssl._create_default_https_context()
+    assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname
