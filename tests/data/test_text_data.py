@@ -138,6 +138,16 @@ def test_a_damaged_cache_is_made_anew(sets: Path, own_cache: Path) -> None:
     assert path.read_bytes() == whole or len(path.read_bytes()) == len(whole)
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = open_corpus(sets, sets, min_count=2, max_words=None)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CNSN_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.warns(UserWarning, match="CNSN_CACHE"):
+        assert open_corpus(sets, sets, min_count=2, max_words=None).fingerprint == kept.fingerprint
+
+
 VECTORS = {"film": [0.5, -1, 2], "is": [1, 1, 1], "unused": [9, 9, 9], "café": [0, 0, 3]}
 
 
