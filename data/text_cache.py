@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,17 +72,28 @@ def open_corpus(
     about = [VERSION, *(identity(place) for place in places), min_count, max_words]
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = cache_folder() / f"text-{name}.npz"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Processes that train together ask for the same file: one makes it.
-        with FileLock(path.with_suffix(".lock")):
-            corpus = _load(path)
-            if corpus is None:
-                corpus = _encode(*places, min_count=min_count, max_words=max_words)
-                _save(path, corpus)
-    except PermissionError:  # A cache that may not be written to is done without.
-        corpus = _encode(*places, min_count=min_count, max_words=max_words)
+    if not _usable(path.parent):
+        warnings.warn(
+            f"{path.parent} cannot be written to, so that the texts are read anew each time: name "
+            "another folder by CNSN_CACHE.",
+            stacklevel=2,
+        )
+        return _encode(*places, min_count=min_count, max_words=max_words)
+    # Processes that train together ask for the same file: one makes it.
+    with FileLock(path.with_suffix(".lock")):
+        corpus = _load(path)
+        if corpus is None:
+            corpus = _encode(*places, min_count=min_count, max_words=max_words)
+            _save(path, corpus)
     return corpus
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def identity(place: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -137,6 +138,16 @@ def test_a_damaged_cache_is_made_anew(sets: Path, own_cache: Path) -> None:
     assert path.read_bytes() == whole or len(path.read_bytes()) == len(whole)
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = open_corpus(sets, sets, min_count=2, max_words=None)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CNSN_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.warns(UserWarning, match="CNSN_CACHE"):
+        assert open_corpus(sets, sets, min_count=2, max_words=None).fingerprint == kept.fingerprint
+
+
 VECTORS = {"film": [0.5, -1, 2], "is": [1, 1, 1], "unused": [9, 9, 9], "café": [0, 0, 3]}
 
 
@@ -265,3 +276,16 @@ def test_bad_options_of_the_module_are_named(
     with pytest.raises(ValueError) as error:
         _ = module(sets, **options).groups
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_certificates_are_still_verified_after_the_text_stack_was_used(
+    sets: Path, tmp_path: Path
+) -> None:
+    """torchtext's own vectors and downloads replace this function for the whole process."""
+    data = module(sets, glove=str(write_glove(tmp_path / "g.3d.txt", glove_lines())))
+    data.vectors(3)
+    data.setup("fit")
+    next(iter(data.train_dataloader()))
+    assert ssl._create_default_https_context is ssl.create_default_context
+    context = ssl._create_default_https_context()
+    assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -74,19 +72,6 @@ def test_vocabulary_comes_back_from_its_words() -> None:
     assert again.encode(words).tolist() == vocabulary.encode(words).tolist()
     with pytest.raises(ValueError, match="begin with"):
         Vocabulary.of_words(["a", "b"])
-
-
-def test_certificates_are_still_verified_after_the_text_stack_was_used(root: Path) -> None:
-    program = """
-import ssl
-import data.text, data.text_glove, data.text_sets
-from data.text_tokens import Vocabulary, tokenise
-assert Vocabulary.of_texts([tokenise("A film.")]).encode(["film"]).tolist() == [4]
-context = ssl._create_default_https_context()
-assert ssl._create_default_https_context is ssl.create_default_context
-assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname
-"""
-    subprocess.run([sys.executable, "-c", program], cwd=root, check=True, timeout=120)
 
 
 def test_the_part_of_torchtext_that_drops_verification_is_not_used(root: Path) -> None:
