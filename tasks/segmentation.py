@@ -234,6 +234,9 @@ class Segmentation(CNSNModule):
             for domain, values in scores.items()
         }
         self.log_dict({f"test/{name}": value for name, value in summary.items()})
+        self.log_dict(
+            {f"test/{d}_iou/{CLASSES[c]}": v for d, own in iou.items() for c, v in enumerate(own)}
+        )
         present = [c for c in range(len(CLASSES)) if iou["target"][c] == iou["target"][c]]
         self.metrics = {
             "summary": summary,

@@ -223,20 +223,37 @@ def test_the_auxiliary_head_and_other_flags_train(tmp_path: Path, sets: Path) ->
     assert (directory / "pictures" / "epoch_0001.png").is_file()
 
 
+def in_two_processes(action: str, options: list[str], root: Path) -> None:
+    command = [sys.executable, "-m", "tasks.segmentation", action, *options]
+    command += ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+
+
 def test_two_processes_score_the_same_pixels(tmp_path: Path, sets: Path, root: Path) -> None:
     options = [*SCENES, *CNSN, *places(tmp_path, sets), "--trainer.max_epochs=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
-    for action in ("fit", "test"):
-        command = [sys.executable, "-m", "tasks.segmentation", action, *options, *two]
-        subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    main(["fit", *options])
+    in_two_processes("test", options, root)
     path = run_directory(tmp_path) / "confusion.json"
     parallel = json.loads(path.read_text())
     assert np.sum(parallel["confusion"]["source"]) == 2 * (24 * 32 - 9)
-    main(["test", *options])
-    assert json.loads(path.read_text()) == parallel
-    one, both = read_results(tmp_path / "results" / "segmentation.jsonl")
-    assert one["summary"] == both["summary"] and one["dataset"] == both["dataset"]
+    for batch_size in (1, 4):
+        main(["test", *options, f"--data.eval_batch_size={batch_size}"])
+        assert json.loads(path.read_text()) == parallel
+    both, one, single = read_results(tmp_path / "results" / "segmentation.jsonl")
+    assert both["summary"] == one["summary"] == single["summary"]
+    assert one["config_hash"] == single["config_hash"] and one["dataset"] == both["dataset"]
+
+
+@pytest.mark.slow
+def test_two_processes_train(tmp_path: Path, sets: Path, root: Path) -> None:
+    options = [*SCENES, *CNSN, *places(tmp_path, sets)]
+    in_two_processes("fit", options, root)
+    state = final_state(tmp_path)
+    assert state["global_step"] == 4
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    lists = json.loads((run_directory(tmp_path) / "images.json").read_text())
+    assert len(lists["source"]["train"]) == 8
 
 
 def test_batch_normalisation_is_synchronised_on_gpus_only() -> None:
@@ -292,6 +309,9 @@ def test_bad_data_end_with_one_sentence(
     missing = refused(["fit", *options, "--data.root=/nowhere"], capsys)
     assert "/nowhere/source" in missing and "/nowhere/target" in missing
     assert "python -m data.prepare scenes" in missing
+    # Before the weights are looked for.
+    paper = refused(["fit", "--config=configs/gta5.yaml", "--data.root=/nowhere"], capsys)
+    assert "/nowhere/gta5" in paper and "/nowhere/cityscapes" in paper and "register" in paper
     label = sets / "source" / "labels" / "00003.png"
     whole = label.read_bytes()
     Image.fromarray(np.full((24, 32), 99, np.uint8)).save(label)
