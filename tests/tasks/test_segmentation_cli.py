@@ -22,6 +22,7 @@ from reproduce import TABLES
 from tasks.results import read_results
 from tasks.segmentation import Segmentation, main
 from tasks.segmentation_networks import SmallFPN
+from tasks.segmentation_overlays import main as compare
 from tasks.table_spec import Table
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 from tests.tasks.test_segmentation import METHOD
@@ -67,10 +68,10 @@ def places(folder: Path, sets: Path) -> list[str]:
     return [f"--data.root={sets}", f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Any = main) -> str:
     """The message with which a command line ends; its exit code must not be 0."""
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        command(arguments)
     assert stop.value.code not in (0, None)
     own = stop.value.code if isinstance(stop.value.code, str) else ""
     return own + capsys.readouterr().err
@@ -161,6 +162,13 @@ def test_fit_test_and_predict(
         ids = np.array(Image.open(folder / "ids" / name))
         assert ((ids == 7) == (expected == 0)).mean() > 0.99
         assert (folder / "colour" / name).is_file() and (folder / "overlay" / name).is_file()
+
+    arguments = [f"--target={sets / 'target'}", f"--out={tmp_path / 'side.png'}", "--frames=2"]
+    compare([f"ours={directory}", *arguments])
+    panel = np.array(Image.open(tmp_path / "side.png"))[16 : 16 + 288, 768:1152]
+    second = np.array(Image.open(folder / "overlay" / f"{paths[1].name[:20]}.png"))
+    assert (panel[::12, ::12] == second).all()
+    assert "predict" in refused([f"ours={tmp_path}", *arguments], capsys, compare)
 
 
 class Interruption(Exception):
