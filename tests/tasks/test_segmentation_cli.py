@@ -19,7 +19,7 @@ from torch import nn
 
 from cnsn import insert
 from reproduce import TABLES
-from tasks.results import read_results
+from tasks.results import is_final, read_results
 from tasks.segmentation import Segmentation, main
 from tasks.segmentation_networks import SmallFPN
 from tasks.segmentation_overlays import main as compare
@@ -152,7 +152,10 @@ def test_fit_test_and_predict(
     # Another way of scoring is another result, which tables pass over.
     main(["test", *options, "--model.evaluation.mode=centre", "--model.evaluation.window=16"])
     *_, centre = read_results(tmp_path / "results" / "segmentation.jsonl")
-    assert centre["selection"] == "last epoch, centre crops of 16"
+    assert set(centre["summary"]) == {
+        f"{d}_{n} (centre crops of 16)" for d in ("source", "target") for n in ("miou", "accuracy")
+    }
+    assert is_final(record, "target_miou") and not is_final(centre, "target_miou")
     assert centre["config_hash"] == record["config_hash"]
 
     main(["predict", *options])
