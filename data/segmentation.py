@@ -80,6 +80,9 @@ class SourceAndTarget(ResumableDataModule):
             the target's.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
+
+    Raises:
+        DataNotFoundError: a root is not there, and no `predict_root` is given.
     """
 
     LOCATIONS = ("root", "source_root", "target_root", "predict_root")
@@ -140,6 +143,9 @@ class SourceAndTarget(ResumableDataModule):
         )
         self.found: tuple[Collection, Collection] | None = None
         self.plain: PlainImages | None = None
+        if predict_root is None:
+            # At once: before weights are fetched for data that are not there.
+            self._require_roots()
 
     @property
     def source(self) -> Collection:

@@ -17,21 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import DataNotFoundError
-from data.randomness import generator_for
 from data.segmentation_labels import LabelKind
+from data.segmentation_splits import Part, is_official, split_gta5
 
-__all__ = ["Collection", "Layout", "Pair", "Part", "find_layout", "open_collection"]
+__all__ = ["Collection", "Layout", "Pair", "find_layout", "open_collection"]
 
 Layout = Literal["gta5", "cityscapes"]
-Part = Literal["train", "val"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# Of the published sets: images of (train, val, test), and their size.
-GTA5_SPLIT = (12_403, 6_382, 6_181)
+# Of the published sets: height and width, and how many images.
 GTA5_SIZE = (1052, 1914)
 CITYSCAPES_SPLIT = {"train": 2975, "val": 500}
 CITYSCAPES_SIZE = (1024, 2048)
@@ -128,7 +125,10 @@ def _gta5(found: Collection, parts: Sequence[Part]) -> dict[Part, Unmeasured]:
     mapped = not (root / "labels").is_dir()
     folder = root / ("labels_mapped" if mapped else "labels")
     kind: LabelKind = "train_ids" if mapped else "ids"
-    chosen = _official_split(found, images, parts) or _own_split(found, list(images), parts)
+    chosen, notes = split_gta5(root, list(images), parts)
+    found.notes += notes
+    if is_official(root, chosen):
+        found.title = "GTA5"
     return {
         part: [(name, images[name], folder / f"{name}.png", kind) for name in names]
         for part, names in chosen.items()
@@ -137,81 +137,6 @@ def _gta5(found: Collection, parts: Sequence[Part]) -> dict[Part, Unmeasured]:
 
 def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def split_file(root: Path) -> Path | None:
-    """GTA5's split.mat in `root` or in a folder of it."""
-    places = [root / "split.mat", *sorted(root.glob("*/split.mat"))]
-    return next((path for path in places if path.is_file()), None)
-
-
-def read_split_file(path: Path) -> dict[str, list[int]]:
-    """Image numbers, from 1, of "train", "val" and "test".
-
-    Raises:
-        ValueError: not GTA5's split file.
-    """
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-        return {
-            part: [int(number) for number in content[f"{part}Ids"].ravel()]
-            for part in ("train", "val", "test")
-        }
-    except Exception as error:  # A damaged file fails wherever the damage is, in any way.
-        raise ValueError(
-            f"Expected {path} to be GTA5's split file with trainIds, valIds and testIds, but it "
-            f"cannot be read ({error!r}): delete it and unpack read_mapping.zip again."
-        ) from error
-
-
-def _official_split(
-    found: Collection, images: dict[str, Path], parts: Sequence[Part]
-) -> dict[Part, list[str]] | None:
-    path = split_file(found.root)
-    if path is None:
-        return None
-    numbers = read_split_file(path)
-    by_number = {int(name): name for name in images if name.isdigit()}
-    chosen: dict[Part, list[str]] = {}
-    for part in parts:
-        listed = numbers[part]
-        chosen[part] = sorted(by_number[n] for n in listed if n in by_number)
-        if listed and not chosen[part]:
-            raise DataNotFoundError(
-                f"Expected images of the {part} part in {found.root / 'images'}, but none of the "
-                f"{len(listed):,} images that {path} lists is there ({len(images):,} others are): "
-                "unpack the image archives, or remove the split file if it belongs to other data."
-            )
-        if len(chosen[part]) < len(listed):
-            found.notes.append(
-                f"{path} lists {len(listed):,} images of the {part} part, {len(chosen[part]):,} of "
-                "them are there."
-            )
-    sizes = tuple(len(numbers[part]) for part in ("train", "val", "test"))
-    complete = all(len(chosen[part]) == len(numbers[part]) for part in parts)
-    if sizes == GTA5_SPLIT and complete:
-        found.title = "GTA5"
-    return chosen
-
-
-def _own_split(found: Collection, names: list[str], parts: Sequence[Part]) -> dict[Part, list[str]]:
-    if "train" not in parts:
-        return {"val": names}
-    if len(names) < 3:
-        raise DataNotFoundError(
-            f"Expected at least 3 images in {found.root / 'images'}, but got {len(names)}."
-        )
-    # Of the data, not of the run: every seed trains and is scored on the same images.
-    order = torch.randperm(len(names), generator=generator_for("split of a GTA5 layout")).tolist()
-    cut = max(2, round(0.8 * len(names)))
-    train, val = (sorted(names[i] for i in part) for part in (order[:cut], order[cut:]))
-    found.notes.append(
-        f"{found.root} has no split.mat: a fixed random split gives {len(train):,} images to "
-        f"training and {len(val):,} to validation."
-    )
-    return {"train": train, "val": val}
 
 
 # ------------------------------------------------------------------------------------- Cityscapes

@@ -154,7 +154,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _make(options: argparse.Namespace) -> None:
-    from data.segmentation_layouts import split_file
+    from data.segmentation_splits import split_file
 
     require_writable(options.out, "choose another --out")
     with only_one(options.out.with_name(f".{options.out.name}.lock")):

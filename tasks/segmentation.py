@@ -228,12 +228,17 @@ class Segmentation(CNSNModule):
     def on_test_epoch_end(self) -> None:
         scores = self._scores()
         iou = {domain: values["iou"].tolist() for domain, values in scores.items()}
+        # Scored otherwise, a result has other names, so that tables never mix the two.
+        suffix = "" if self.evaluation == EvaluationSpec() else f" ({self.evaluation})"
         summary = {
-            f"{domain}_{name}": values[name].item()
+            f"{domain}_{name}{suffix}": values[name].item()
             for name in ("miou", "accuracy")
             for domain, values in scores.items()
         }
         self.log_dict({f"test/{name}": value for name, value in summary.items()})
+        self.log_dict(
+            {f"test/{d}_iou/{CLASSES[c]}": v for d, own in iou.items() for c, v in enumerate(own)}
+        )
         present = [c for c in range(len(CLASSES)) if iou["target"][c] == iou["target"][c]]
         self.metrics = {
             "summary": summary,
@@ -241,9 +246,6 @@ class Segmentation(CNSNModule):
             "iou": {domain: dict(zip(CLASSES, v, strict=True)) for domain, v in iou.items()},
             "evaluation": str(self.evaluation),
         }
-        if self.evaluation != EvaluationSpec():
-            # Tables hold scores of full images.
-            self.metrics["selection"] = f"last epoch, {self.evaluation}"
         if self.trainer.is_global_zero:
             self._write_test(iou)
 

@@ -13,7 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.segmentation_labels import CLASSES, COLOURS, IGNORE, colour_image, label_ids
 
-__all__ = ["Example", "class_bars", "grid", "log_examples", "overlay", "save_prediction"]
+__all__ = [
+    "Example",
+    "Row",
+    "class_bars",
+    "error_map",
+    "grid",
+    "log_examples",
+    "overlay",
+    "save_prediction",
+    "sheet",
+]
 
 COLUMNS = ("image", "truth", "prediction", "error")
 WRONG, RIGHT = (224, 60, 40), (214, 226, 232)
@@ -45,32 +55,48 @@ def error_map(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 def grid(examples: Sequence[Example]) -> Image.Image:
     """One row an example: image, truth, prediction and error; the classes' colours below."""
-    rows = []
-    for example in examples:
-        panels = (
-            example.image,
-            colour_image(example.truth),
-            colour_image(example.predicted),
-            error_map(example.truth, example.predicted),
+    rows = [
+        Row(
+            e.name,
+            (
+                e.image,
+                colour_image(e.truth),
+                colour_image(e.predicted),
+                error_map(e.truth, e.predicted),
+            ),
         )
-        rows.append([_fitted(panel) for panel in panels])
-    shown = sorted({int(c) for e in examples for c in np.unique(e.truth) if c != IGNORE})
-    width = len(COLUMNS) * _WIDTH
+        for e in examples
+    ]
+    return sheet(COLUMNS, rows, [e.truth for e in examples])
+
+
+class Row(NamedTuple):
+    """Panels uint8 (H, W, 3) beside one another, and the name below them."""
+
+    name: str
+    panels: Sequence[np.ndarray]
+
+
+def sheet(titles: Sequence[str], rows: Sequence[Row], truths: Sequence[np.ndarray]) -> Image.Image:
+    """Rows of panels under titles, with the colours of the classes that the truths hold."""
+    fitted = [[_fitted(panel) for panel in row.panels] for row in rows]
+    shown = sorted({int(c) for truth in truths for c in np.unique(truth) if c != IGNORE})
+    width = len(titles) * _WIDTH
     legend = _legend(shown, width)
-    tall = sum(row[0].height + _TEXT for row in rows)
-    sheet = Image.new("RGB", (width, _TEXT + tall + legend.height), "white")
-    draw = ImageDraw.Draw(sheet)
+    tall = sum(row[0].height + _TEXT for row in fitted)
+    picture = Image.new("RGB", (width, _TEXT + tall + legend.height), "white")
+    draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=12)
-    for i, title in enumerate(COLUMNS):
+    for i, title in enumerate(titles):
         draw.text((i * _WIDTH + 4, 1), title, "black", font)
     y = _TEXT
-    for example, row in zip(examples, rows, strict=True):
-        for i, panel in enumerate(row):
-            sheet.paste(panel, (i * _WIDTH, y))
-        draw.text((4, y + row[0].height + 1), example.name, "black", font)
-        y += row[0].height + _TEXT
-    sheet.paste(legend, (0, y))
-    return sheet
+    for row, panels in zip(rows, fitted, strict=True):
+        for i, panel in enumerate(panels):
+            picture.paste(panel, (i * _WIDTH, y))
+        draw.text((4, y + panels[0].height + 1), row.name, "black", font)
+        y += panels[0].height + _TEXT
+    picture.paste(legend, (0, y))
+    return picture
 
 
 def _fitted(panel: np.ndarray) -> Image.Image:
@@ -85,13 +111,13 @@ def _legend(classes: Sequence[int], width: int) -> Image.Image:
     each, line = 128, _TEXT + 4
     per_line = width // each
     lines = math.ceil(len(classes) / per_line)
-    sheet = Image.new("RGB", (width, lines * line + 4), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    legend = Image.new("RGB", (width, lines * line + 4), "white")
+    draw, font = ImageDraw.Draw(legend), ImageFont.load_default(size=12)
     for i, c in enumerate(classes):
         x, y = (i % per_line) * each + 4, (i // per_line) * line + 4
         draw.rectangle([x, y, x + 14, y + 12], fill=COLOURS[c], outline="black")
         draw.text((x + 19, y - 1), CLASSES[c], "black", font)
-    return sheet
+    return legend
 
 
 def save_prediction(folder: Path, name: str, image: np.ndarray, predicted: np.ndarray) -> None:

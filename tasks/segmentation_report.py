@@ -24,8 +24,11 @@ def print_segmentation(record: dict[str, Any]) -> None:
             table.add_row(name, *("absent" if math.isnan(v) else f"{100 * v:.1f}" for v in values))
     table.add_section()
     for title, key in (("mIoU", "miou"), ("pixel accuracy", "accuracy")):
-        cells = (f"{100 * record['summary'][f'{domain}_{key}']:.1f}" for domain in domains)
-        table.add_row(title, *cells)
+        values = [
+            next(v for name, v in record["summary"].items() if name.startswith(f"{domain}_{key}"))
+            for domain in domains
+        ]
+        table.add_row(title, *(f"{100 * value:.1f}" for value in values))
     console = Console(width=100)
     console.print(table)
     counted = {

@@ -129,9 +129,8 @@ def test_roots_are_found_from_here_and_in_the_common_root(
 
 
 def test_missing_roots_are_both_named_with_a_way_on(tmp_path: Path) -> None:
-    data = SourceAndTarget(str(tmp_path), "gta5", "cityscapes")
     with pytest.raises(DataNotFoundError) as error:
-        data.setup("fit")
+        SourceAndTarget(str(tmp_path), "gta5", "cityscapes")
     message = str(error.value)
     for part in (
         str(tmp_path / "gta5"),
@@ -146,7 +145,9 @@ def test_missing_roots_are_both_named_with_a_way_on(tmp_path: Path) -> None:
         assert part in message
     write_gta5(tmp_path / "gta5", 10)
     with pytest.raises(DataNotFoundError, match=r"but the target in .* is not there"):
-        data.setup("fit")
+        SourceAndTarget(str(tmp_path), "gta5", "cityscapes")
+    with pytest.raises(DataNotFoundError, match="target"):
+        SourceAndTarget(str(tmp_path), predict_root=str(tmp_path)).setup("fit")
 
 
 @pytest.mark.parametrize(

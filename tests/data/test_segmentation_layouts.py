@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import segmentation_layouts
+from data import segmentation_layouts, segmentation_splits
 from data.errors import DataNotFoundError
 from data.segmentation_layouts import Collection, find_layout, open_collection
 from data.segmentation_sets import read_pair
@@ -89,7 +89,7 @@ def test_published_sets_get_their_names_and_others_do_not(
     gta5, cityscapes = write_gta5(tmp_path / "gta5", 10), write_cityscapes(tmp_path / "c", 4)
     assert open_collection(gta5, ("train", "val")).title is None
     assert open_collection(cityscapes, ("val",)).title is None
-    monkeypatch.setattr(segmentation_layouts, "GTA5_SPLIT", (6, 2, 2))
+    monkeypatch.setattr(segmentation_splits, "GTA5_SPLIT", (6, 2, 2))
     monkeypatch.setattr(segmentation_layouts, "GTA5_SIZE", (24, 32))
     monkeypatch.setattr(segmentation_layouts, "CITYSCAPES_SPLIT", {"train": 9, "val": 4})
     assert open_collection(gta5, ("train", "val")).title == "GTA5"
@@ -117,7 +117,7 @@ def test_bad_roots_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match=r"6 images.*1 are missing: labels/00002.png"):
         open_collection(root, ("train", "val"))
     write_split(root, range(100, 106), range(106, 108), range(108, 110))
-    with pytest.raises(DataNotFoundError, match=r"none of the 6 images that .*split\.mat lists"):
+    with pytest.raises(DataNotFoundError, match=r"split\.mat, but none of the 6 that it lists"):
         open_collection(root, ("train", "val"))
     (root / "split.mat").write_bytes(b"no matrix")
     with pytest.raises(ValueError, match=r"split\.mat.*cannot be read"):

@@ -19,9 +19,10 @@ from torch import nn
 
 from cnsn import insert
 from reproduce import TABLES
-from tasks.results import read_results
+from tasks.results import is_final, read_results
 from tasks.segmentation import Segmentation, main
 from tasks.segmentation_networks import SmallFPN
+from tasks.segmentation_overlays import main as compare
 from tasks.table_spec import Table
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 from tests.tasks.test_segmentation import METHOD
@@ -67,10 +68,10 @@ def places(folder: Path, sets: Path) -> list[str]:
     return [f"--data.root={sets}", f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Any = main) -> str:
     """The message with which a command line ends; its exit code must not be 0."""
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        command(arguments)
     assert stop.value.code not in (0, None)
     own = stop.value.code if isinstance(stop.value.code, str) else ""
     return own + capsys.readouterr().err
@@ -151,7 +152,10 @@ def test_fit_test_and_predict(
     # Another way of scoring is another result, which tables pass over.
     main(["test", *options, "--model.evaluation.mode=centre", "--model.evaluation.window=16"])
     *_, centre = read_results(tmp_path / "results" / "segmentation.jsonl")
-    assert centre["selection"] == "last epoch, centre crops of 16"
+    assert set(centre["summary"]) == {
+        f"{d}_{n} (centre crops of 16)" for d in ("source", "target") for n in ("miou", "accuracy")
+    }
+    assert is_final(record, "target_miou") and not is_final(centre, "target_miou")
     assert centre["config_hash"] == record["config_hash"]
 
     main(["predict", *options])
@@ -161,6 +165,13 @@ def test_fit_test_and_predict(
         ids = np.array(Image.open(folder / "ids" / name))
         assert ((ids == 7) == (expected == 0)).mean() > 0.99
         assert (folder / "colour" / name).is_file() and (folder / "overlay" / name).is_file()
+
+    arguments = [f"--target={sets / 'target'}", f"--out={tmp_path / 'side.png'}", "--frames=2"]
+    compare([f"ours={directory}", *arguments])
+    panel = np.array(Image.open(tmp_path / "side.png"))[16 : 16 + 288, 768:1152]
+    second = np.array(Image.open(folder / "overlay" / f"{paths[1].name[:20]}.png"))
+    assert (panel[::12, ::12] == second).all()
+    assert "predict" in refused([f"ours={tmp_path}", *arguments], capsys, compare)
 
 
 class Interruption(Exception):
@@ -223,20 +234,37 @@ def test_the_auxiliary_head_and_other_flags_train(tmp_path: Path, sets: Path) ->
     assert (directory / "pictures" / "epoch_0001.png").is_file()
 
 
+def in_two_processes(action: str, options: list[str], root: Path) -> None:
+    command = [sys.executable, "-m", "tasks.segmentation", action, *options]
+    command += ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+
+
 def test_two_processes_score_the_same_pixels(tmp_path: Path, sets: Path, root: Path) -> None:
     options = [*SCENES, *CNSN, *places(tmp_path, sets), "--trainer.max_epochs=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
-    for action in ("fit", "test"):
-        command = [sys.executable, "-m", "tasks.segmentation", action, *options, *two]
-        subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    main(["fit", *options])
+    in_two_processes("test", options, root)
     path = run_directory(tmp_path) / "confusion.json"
     parallel = json.loads(path.read_text())
     assert np.sum(parallel["confusion"]["source"]) == 2 * (24 * 32 - 9)
-    main(["test", *options])
-    assert json.loads(path.read_text()) == parallel
-    one, both = read_results(tmp_path / "results" / "segmentation.jsonl")
-    assert one["summary"] == both["summary"] and one["dataset"] == both["dataset"]
+    for batch_size in (1, 4):
+        main(["test", *options, f"--data.eval_batch_size={batch_size}"])
+        assert json.loads(path.read_text()) == parallel
+    both, one, single = read_results(tmp_path / "results" / "segmentation.jsonl")
+    assert both["summary"] == one["summary"] == single["summary"]
+    assert one["config_hash"] == single["config_hash"] and one["dataset"] == both["dataset"]
+
+
+@pytest.mark.slow
+def test_two_processes_train(tmp_path: Path, sets: Path, root: Path) -> None:
+    options = [*SCENES, *CNSN, *places(tmp_path, sets)]
+    in_two_processes("fit", options, root)
+    state = final_state(tmp_path)
+    assert state["global_step"] == 4
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    lists = json.loads((run_directory(tmp_path) / "images.json").read_text())
+    assert len(lists["source"]["train"]) == 8
 
 
 def test_batch_normalisation_is_synchronised_on_gpus_only() -> None:
@@ -292,6 +320,9 @@ def test_bad_data_end_with_one_sentence(
     missing = refused(["fit", *options, "--data.root=/nowhere"], capsys)
     assert "/nowhere/source" in missing and "/nowhere/target" in missing
     assert "python -m data.prepare scenes" in missing
+    # Before the weights are looked for.
+    paper = refused(["fit", "--config=configs/gta5.yaml", "--data.root=/nowhere"], capsys)
+    assert "/nowhere/gta5" in paper and "/nowhere/cityscapes" in paper and "register" in paper
     label = sets / "source" / "labels" / "00003.png"
     whole = label.read_bytes()
     Image.fromarray(np.full((24, 32), 99, np.uint8)).save(label)
