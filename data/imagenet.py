@@ -11,7 +11,7 @@ https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class ImageNet(ImageClassificationData):
         self._training: FolderImages | None = None
         self._sets: dict[Group, FolderImages] = {}
 
-    @property
+    @cached_property
     def num_classes(self) -> int:  # type: ignore[override]  # known once the folder is looked at
         """How many classes the training set has."""
         folder = part_of(self.root, "train")
