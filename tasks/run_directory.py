@@ -61,6 +61,7 @@ NEUTRAL_DATA = {
     "corrupted",
     "corruptions",
     "severities",
+    "verify",
     "predict_root",
     "sst2",
     "sst2_splits",

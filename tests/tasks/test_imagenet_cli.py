@@ -204,11 +204,11 @@ def test_unreadable_image_ends_with_one_sentence(
 ) -> None:
     image = sorted((own / "imagenet" / "train" / CLASS_NAMES[1]).iterdir())[0]
     image.write_bytes(image.read_bytes()[:-50])
-    options = [f"--data.workers={workers}", "--trainer.max_steps=3", "--fresh=true"]
+    options = [f"--data.workers={workers}", "--trainer.max_steps=3"]
     message = refused(["fit", *command(own, *options)], capsys)
     assert message.startswith("error: Expected ") and image.name in message
     assert "--data.verify true" in message and message.count("\n") <= 1
-    message = refused(["fit", *command(own, "--data.verify=true", "--fresh=true")], capsys)
+    message = refused(["fit", *command(own, "--data.verify=true")], capsys)
     assert f"1 of 24 files are not: {CLASS_NAMES[1]}/{image.name} (unreadable" in message
 
 
