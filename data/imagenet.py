@@ -122,6 +122,7 @@ class ImageNet(ImageClassificationData):
         self.verify, self.skip_bad = verify, skip_bad
         self._training: FolderImages | None = None
         self._sets: dict[Group, FolderImages] = {}
+        self._made: dict[str, Any] | None = None
 
     @cached_property
     def num_classes(self) -> int:  # type: ignore[override]  # known once the folder is looked at
@@ -160,6 +161,7 @@ class ImageNet(ImageClassificationData):
         folders = condition_folders(base, self.corruptions, self.severities)
         if problem := missing_conditions(folders, base, self.root):
             raise DataNotFoundError(problem)
+        self._made = made_here(base)
         sets: dict[Group, FolderImages] = {}
         for condition, folder in folders.items():
             images = self._listed(folder)
@@ -177,20 +179,20 @@ class ImageNet(ImageClassificationData):
         return sets
 
     def reference_errors(self) -> dict[str, float] | None:
-        """AlexNet's errors, which belong to all of ImageNet's classes and to no others."""
-        return ALEXNET_ERRORS if self.num_classes == CLASSES else None
+        """AlexNet's errors, which belong to the published corruptions of all ImageNet's classes."""
+        own = self.num_classes != CLASSES or self._made is not None
+        return None if own else ALEXNET_ERRORS
 
     def describe(self) -> dict[str, Any]:
         assert self._training is not None
         clean, *corrupted = self._sets.values()
-        made = made_here(corrupted_folder(self.root, self.corrupted)) if corrupted else None
         described: dict[str, Any] = {
-            "dataset": title_of(self._training, clean, corrupted, made is not None),
+            "dataset": title_of(self._training, clean, corrupted, self._made is not None),
             "fingerprint": files_fingerprint([self._training, clean]),
             "n_train": len(self._training),
             "n_test": len(clean),
         }
         if corrupted:
             described["corrupted_fingerprint"] = files_fingerprint(corrupted)
-            described["corruptions_made_with"] = made
+            described["corruptions_made_with"] = self._made
         return described

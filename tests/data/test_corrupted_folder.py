@@ -10,7 +10,7 @@ import torch
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data import corrupted_folder
+from data import corrupted_folder, imagenet
 from data.corruptions import corrupt
 from data.imagenet import ImageNet
 from data.prepare import main
@@ -53,7 +53,7 @@ def test_images_are_the_generators(folder: Path, capsys: pytest.CaptureFixture[s
                 assert np.array_equal(np.asarray(image), pixels.permute(1, 2, 0).numpy())
 
 
-def test_the_data_module_uses_it_and_says_so(folder: Path) -> None:
+def test_the_data_module_uses_it_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert make(folder, "--seed", "3", "--workers", "1") == 0
     data = ImageNet(str(folder), image_size=24, workers=0, corruptions=NAMES)
     data.setup("test")
@@ -61,6 +61,8 @@ def test_the_data_module_uses_it_and_says_so(folder: Path) -> None:
     described = data.describe()
     assert described["dataset"] == "imagenet-subset (3 classes, 12+6 images, corruptions made here)"
     assert described["corruptions_made_with"]["seed"] == 3
+    monkeypatch.setattr(imagenet, "CLASSES", 3)
+    assert data.reference_errors() is None
 
 
 @pytest.mark.slow
