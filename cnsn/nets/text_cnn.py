@@ -117,7 +117,7 @@ class TextConvolution(SitedBlock):
         if "act" in (self.cnsn_site, self.crossnorm_site):
             maps = self.at("act", F.relu(maps), mask)
         # The maximum's ReLU is the maximum of ReLUs, and a hundredth of the work.
-        return F.relu(maps.masked_fill(~mask[:, None], -torch.inf).amax(2))
+        return F.relu(torch.where(mask[:, None], maps, -torch.inf).max(2).values)
 
 
 class TextCNN(TextNetwork):
@@ -188,18 +188,15 @@ class TextCNN(TextNetwork):
         words as words, and on CPU the products are what takes the time.
         """
         words, places = tokens.unique(return_inverse=True)
-        # (out, dimension, width) of every block, to (all widths, out, dimension).
-        weights = torch.cat([block.conv.weight.permute(2, 0, 1) for block in blocks])
-        taps, filters, dimension = weights.shape
-        products = self.embedding(words) @ weights.reshape(-1, dimension).t()
-        table = products.view(-1, filters)  # row w * taps + j: word w under tap j
-        maps, first = [], 0
+        vectors = self.embedding(words)
+        maps = []
         for block in blocks:
-            own = torch.arange(first, first + block.width)
-            rows = places.unfold(1, block.width, 1) * taps + own
-            flat = F.embedding_bag(rows.reshape(-1, block.width), table, mode="sum")
-            assert block.conv.bias is not None
-            summed = (flat + block.conv.bias).view(*rows.shape[:2], filters)
-            maps.append(summed.transpose(1, 2))
-            first += block.width
+            filters, dimension, width = block.conv.weight.shape
+            # Row w * width + j of the table: word w under tap j; the bias comes with tap 0.
+            weight = block.conv.weight.permute(2, 0, 1).reshape(-1, dimension)
+            bias = F.pad(block.conv.bias, (0, (width - 1) * filters))
+            table = F.linear(vectors, weight, bias).view(-1, filters)
+            rows = places.unfold(1, width, 1) * width + torch.arange(width)
+            summed = F.embedding_bag(rows.reshape(-1, width), table, mode="sum")
+            maps.append(summed.view(*rows.shape[:2], filters).transpose(1, 2))
         return maps
