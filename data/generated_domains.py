@@ -30,6 +30,7 @@ __all__ = ["CLASSES", "DOMAINS", "add_options", "draw", "make"]
 
 CLASSES = ("cross", "disc", "ring", "square", "star", "triangle")
 OVERSAMPLING = 4
+PATCHES = 10
 # A corner of `ImageDraw` coordinates.
 Point = tuple[float, float]
 
@@ -86,26 +87,26 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _plain(size: int, rng: np.random.Generator) -> np.ndarray:
-    return np.broadcast_to(rng.uniform(0.85, 0.97, (1, 1, 1)), (size, size, 3))
+    return np.broadcast_to(rng.uniform(0.6, 0.97, 3), (size, size, 3))
 
 
 def _cluttered(size: int, rng: np.random.Generator) -> np.ndarray:
-    image = np.broadcast_to(rng.uniform(0.1, 0.9, 3), (size, size, 3)).copy()
-    for _ in range(24):
-        height, width = rng.integers(size // 10, size // 3, 2)
+    image = _plain(size, rng).copy()
+    for _ in range(PATCHES):
+        height, width = rng.integers(size // 10, size // 4, 2)
         top, left = rng.integers(0, size, 2) - np.array([height, width]) // 2
         part = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
-        image[part] = rng.uniform(0, 1, 3)
+        image[part] = rng.uniform(0.2, 0.95, 3)
     return image
 
 
 def _dimmed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = len(image)
-    blurred = ndimage.gaussian_filter(image, (rng.uniform(0.02, 0.035) * size,) * 2 + (0,))
+    blurred = ndimage.gaussian_filter(image, (rng.uniform(0.008, 0.02) * size,) * 2 + (0,))
     turn = rng.uniform(0, 2 * math.pi)
     side = np.linspace(-1, 1, size)
     slope = side[:, None] * math.sin(turn) + side[None, :] * math.cos(turn)
-    light = rng.uniform(0.25, 0.4) * (1 + 0.45 * slope)[..., None]
+    light = rng.uniform(0.55, 0.8) * (1 + 0.45 * slope)[..., None]
     cast = np.array([1.15, 0.95, 0.7])
     return blurred * light * cast + rng.normal(0, 0.02, image.shape)
 

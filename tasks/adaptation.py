@@ -4,7 +4,8 @@
 
 CrossNorm takes its style from the source batch or, with ``style: target``, from the target batch:
 both go through the network together, and every source sample gets the statistics of a target
-sample at the active sites. What batch norms do meanwhile is `batch_norm`'s to say.
+sample at the active sites. What batch norms do meanwhile is for `batch_norm` to say: the two
+domains never share statistics unless it is asked for.
 
 Run as ``python -m tasks.adaptation {fit,test} --config configs/office31.yaml --data.source amazon
 --data.target webcam``. Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811
@@ -32,13 +33,19 @@ from tasks.adversary import (
 )
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.confusion import Confusion, print_confusion
-from tasks.domain_norm import part_domains, two_domains
+from tasks.domain_norm import Target, part_domains, two_domains
 from tasks.optim import OptimizerSpec
 
 __all__ = ["Adaptation", "BatchNorm", "Style"]
 
 Style = Literal["source", "target"]
 BatchNorm = Literal["source", "mixed", "reestimated", "per_domain"]
+# Of target images in training: those that the test will have, as far as they are known by then.
+TARGET_STATISTICS: dict[str, Target] = {
+    "source": "source",
+    "reestimated": "batch",
+    "per_domain": "kept",
+}
 
 
 class _Pass(NamedTuple):
@@ -58,12 +65,13 @@ class Adaptation(CNSNModule):
         optimizer: the optimiser and its schedule.
         style: whose statistics CrossNorm gives to source samples.
         batch_norm: what batch norms normalise by.
-            "source": the source's statistics, in training and in the test; target images that run
-            beside it are normalised by their own batch, which is then forgotten.
+            "source": the source's statistics, in training and in the test. Target images that run
+            beside it are normalised by the running averages of the source, as in the test.
             "mixed": one statistic of both domains' images together, as implementations of DANN do;
             every step then runs target images, too.
-            "reestimated": as "source" in training; for the test, statistics are taken anew from
-            the unlabelled target images (AdaBN).
+            "reestimated": for the test, statistics are taken anew from the unlabelled target images
+            (AdaBN). In training as "source", but that target images which run beside the source
+            are normalised by their own batch.
             "per_domain": each domain has running averages of its own from the first step on, and
             the test uses the target's; every step then runs target images, too.
         adversary: domain-adversarial training.
@@ -115,10 +123,9 @@ class Adaptation(CNSNModule):
         self.style: Style = style
         self.batch_norm: BatchNorm = batch_norm
         self.adversary = adversary
-        if batch_norm == "per_domain" or (
-            batch_norm != "mixed" and (style == "target" or adversary.weight)
-        ):
-            part_domains(self.network, keep_target=batch_norm == "per_domain")
+        together = style == "target" or adversary.weight > 0
+        if batch_norm == "per_domain" or (together and batch_norm != "mixed"):
+            part_domains(self.network, TARGET_STATISTICS[batch_norm])
         self.discriminator: DomainDiscriminator | None = None
         if adversary.weight:
             features = self.classifier.in_features

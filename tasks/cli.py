@@ -384,7 +384,7 @@ def _own_words(error: Exception) -> str:
     if text.startswith("Caught "):
         return text.rstrip().rpartition("\n")[2].partition(": ")[2]
     lines = [line.strip(" -") for line in text.splitlines()]
-    ours = [line for line in lines if line.startswith("Expected ") and "<class" not in line]
+    ours = [line for line in lines if line.startswith("Expected ") and "<class '" not in line]
     return ours[0] if ours and "Union subtypes" in lines[0] else text
 
 

@@ -3,47 +3,55 @@
 Source and target images that go through the network together, so that one can lend the other its
 style, would share batch statistics. Within :func:`two_domains` every batch norm normalises each
 domain by itself; weights are shared. The source's part is the ordinary batch norm, running averages
-included. The target's part leaves no trace, or has running averages of its own: those are the
-statistics "kept per domain" of Chang et al. 2019, https://arxiv.org/abs/1906.03950
+included. The target's part is, by choice,
+
+    "source"   normalised by the source's running averages, as a test without adaptation does
+    "batch"    normalised by its own batch, which leaves no trace
+    "kept"     the same, with running averages of its own (Chang et al. 2019, arXiv 1906.03950)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["part_domains", "two_domains"]
+__all__ = ["Target", "part_domains", "two_domains"]
+
+Target = Literal["source", "batch", "kept"]
 
 
 class _PartedNorm(_BatchNorm):
     """Mixin. Attributes:
 
     sources: how many samples at the front of the batch are of the source; None: all of them.
-    target_mean, target_var: running averages of the target; absent where they are not kept.
+    target: see the module's docstring.
+    target_mean, target_var: running averages of the target; only where they are kept.
     """
 
     sources: int | None = None
+    target: Target = "batch"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.sources is None:
             return super().forward(x)
-        target = self._target(x[self.sources :])
         if self.sources == 0:
-            return target
-        return torch.cat([super().forward(x[: self.sources]), target])
+            return self._target(x)
+        source = super().forward(x[: self.sources])
+        return torch.cat([source, self._target(x[self.sources :])])
 
     def _target(self, x: Tensor) -> Tensor:
-        mean, var = (self._buffers.get(name) for name in ("target_mean", "target_var"))
-        own_statistics = self.training or mean is None
+        by_source = self.target == "source"
+        names = ("running_mean", "running_var") if by_source else ("target_mean", "target_var")
+        mean, var = (self._buffers.get(name) for name in names)
+        own_batch = mean is None or (self.training and not by_source)
         momentum = 0.1 if self.momentum is None else self.momentum
-        return F.batch_norm(
-            x, mean, var, self.weight, self.bias, own_statistics, momentum, self.eps
-        )
+        return F.batch_norm(x, mean, var, self.weight, self.bias, own_batch, momentum, self.eps)
 
 
 class _PartedNorm1d(_PartedNorm, nn.BatchNorm1d):
@@ -60,11 +68,15 @@ PARTED: dict[type[nn.Module], type[_PartedNorm]] = {
 }
 
 
-def part_domains(net: nn.Module, *, keep_target: bool) -> None:
+def part_domains(net: nn.Module, target: Target) -> None:
     """Make every batch norm of `net` fit for :func:`two_domains`, in place.
 
-    Keys in checkpoints stay as they are; `keep_target` adds ``target_mean`` and ``target_var`` to
-    each, which start as copies of the source's.
+    Keys in checkpoints stay as they are; "kept" adds ``target_mean`` and ``target_var`` to each,
+    which start as copies of the source's.
+
+    Args:
+        net: any network.
+        target: how the target's part is normalised; see the module's docstring.
 
     Raises:
         ValueError: no batch norm, or one of another class.
@@ -78,7 +90,9 @@ def part_domains(net: nn.Module, *, keep_target: bool) -> None:
         )
     for norm in norms:
         norm.__class__ = PARTED[type(norm)]
-        if keep_target and norm.running_mean is not None and norm.running_var is not None:
+        assert isinstance(norm, _PartedNorm)
+        norm.target = target
+        if target == "kept" and norm.running_mean is not None and norm.running_var is not None:
             norm.register_buffer("target_mean", norm.running_mean.clone())
             norm.register_buffer("target_var", norm.running_var.clone())
 

@@ -326,8 +326,41 @@ def test_bad_options_end_with_one_sentence(
         main(["fit", *options(root, tmp_path, *change)])
     assert stop.value.code not in (0, None)
     said = f"{stop.value.code}{capsys.readouterr().err}"
-
     assert re.search(message, said), said
+    assert "Union" not in said
+
+
+def test_the_configuration_of_office31_trains(tmp_path: Path, root: Path) -> None:
+    """With other images of the same folders, smaller, and without the pretrained weights."""
+    for domain, name in (("plain", "amazon"), ("dim", "webcam")):
+        (tmp_path / "office31").mkdir(exist_ok=True)
+        (tmp_path / "office31" / name).symlink_to(root / domain)
+    main(
+        [
+            "fit",
+            "--config=configs/office31.yaml",
+            f"--data.root={tmp_path}",
+            "--data.source=amazon",
+            "--data.target=webcam",
+            "--data.resize=40",
+            "--data.crop=32",
+            "--data.batch_size=4",
+            "--model.weights=null",
+            "--model.cnsn.kind=cnsn",
+            "--trainer.max_steps=1",
+            "--trainer.max_epochs=null",
+            "--trainer.limit_val_batches=0",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            f"--runs={tmp_path / 'runs'}",
+            f"--results={tmp_path / 'results'}",
+        ]
+    )
+    (checkpoint,) = (tmp_path / "runs").glob("adaptation/*/seed*/checkpoints/last.ckpt")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    assert state["state_dict"]["network.fc.weight"].shape == (6, 2048)
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-5
 
 
 def test_two_processes_test_like_one(tmp_path: Path, root: Path) -> None:

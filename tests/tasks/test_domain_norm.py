@@ -17,7 +17,7 @@ from tasks.adversary import (
     captured_features,
     classifier_of,
 )
-from tasks.domain_norm import part_domains, two_domains
+from tasks.domain_norm import Target, part_domains, two_domains
 
 SOURCE = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TARGET = 3 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 2
@@ -29,30 +29,31 @@ def network(kind: str = "cnsn") -> nn.Module:
     return net.train()
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_both_domains_are_normalised_as_if_alone(keep: bool) -> None:
+@pytest.mark.parametrize("target", ["source", "batch", "kept"])
+def test_both_domains_are_normalised_as_if_alone(target: Target) -> None:
     net, alone, other = network(), network(), network()
     keys = list(net.state_dict())
-    part_domains(net, keep_target=keep)
+    part_domains(net, target)
     assert [key for key in net.state_dict() if "target_" not in key] == keys
     # Outside of the context nothing has changed.
     torch.testing.assert_close(net(SOURCE), alone(SOURCE), rtol=0, atol=0)
     with two_domains(net, len(SOURCE)):
         together = net(torch.cat([SOURCE, TARGET]))
     torch.testing.assert_close(together[:5], alone(SOURCE))
-    torch.testing.assert_close(together[5:], other(TARGET))
     state, expected = net.state_dict(), alone.state_dict()
+    reference = alone.eval() if target == "source" else other
+    torch.testing.assert_close(together[5:], reference(TARGET))
     for key in keys:
         torch.testing.assert_close(state[key], expected[key], msg=key)
     for key, value in other.state_dict().items():
-        if keep and key.endswith(("running_mean", "running_var")):
+        if target == "kept" and key.endswith(("running_mean", "running_var")):
             torch.testing.assert_close(state[key.replace("running", "target")], value, msg=key)
-    assert any("target_mean" in key for key in state) == keep
+    assert any("target_mean" in key for key in state) == (target == "kept")
 
 
 def test_gradients_are_those_of_separate_forwards() -> None:
     net, apart = network(), network()
-    part_domains(net, keep_target=False)
+    part_domains(net, "batch")
     with two_domains(net, len(SOURCE)):
         net(torch.cat([SOURCE, TARGET])).square().sum().backward()
     (apart(SOURCE).square().sum() + apart(TARGET).square().sum()).backward()
@@ -63,7 +64,7 @@ def test_gradients_are_those_of_separate_forwards() -> None:
 
 def test_evaluation_uses_the_averages_of_the_domain() -> None:
     net = network("sn")
-    part_domains(net, keep_target=True)
+    part_domains(net, "kept")
     for _ in range(3):
         with two_domains(net, len(SOURCE)):
             net(torch.cat([SOURCE, TARGET]))
@@ -79,11 +80,11 @@ def test_evaluation_uses_the_averages_of_the_domain() -> None:
 
 def test_norms_that_cannot_keep_domains_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="got BatchNorm3d"):
-        part_domains(nn.Sequential(nn.BatchNorm3d(2)), keep_target=False)
+        part_domains(nn.Sequential(nn.BatchNorm3d(2)), "batch")
     with pytest.raises(ValueError, match="got none"):
-        part_domains(nn.Linear(2, 2), keep_target=False)
+        part_domains(nn.Linear(2, 2), "batch")
     net = network()
-    part_domains(net, keep_target=False)
+    part_domains(net, "batch")
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     with pytest.raises(ValueError, match="sync_batchnorm"), two_domains(synchronised, 1):
         pass
