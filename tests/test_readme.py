@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tasks.cli import expected_recipe
 from tasks.readme import fill, main
 
 
@@ -39,6 +41,20 @@ def test_readme_names_only_files_and_modules_that_exist(root: Path) -> None:
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for table in set(re.findall(r"reproduce\.py (\w+)", text)) - {"all"}:
         assert list((root / "configs").glob(f"*/{table}.yaml")), table
+
+
+def test_readme_commands_are_accepted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `fit` and `test` with its options, parsed by the task that it names."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    text = (root / "README.md").read_text().replace("\\\n", " ")
+    found = re.findall(
+        r"^    python -m tasks\.(\w+) ((?:fit|test) .*--config .*)$", text, re.MULTILINE
+    )
+    assert {task for task, _ in found} >= {"classification", "fixmatch", "segmentation", "text"}
+    for task, command in found:
+        arguments = shlex.split(command, comments=True)
+        assert expected_recipe(task, arguments) is not None, command
 
 
 def test_readme_code_runs(root: Path) -> None:
