@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from data.catalogue import only_one, require_writable, say
 from data.domain_folders import MARKER
 from data.randomness import derive_seed
 
@@ -143,31 +144,31 @@ def make(options: argparse.Namespace) -> None:
         if value < least:
             raise ValueError(f"Expected `--{option}` to be at least {least}, but got {value}.")
     root: Path = options.root
-    what = {
-        "title": "generated domains",
-        "images_of_each_class": options.images,
-        "size": options.size,
-        "seed": options.seed,
-    }
+    require_writable(root.parent, "choose another --root")
+    with only_one(root.with_name(f".{root.name}.lock")):
+        _make(root, images=options.images, size=options.size, seed=options.seed)
+
+
+def _make(root: Path, *, images: int, size: int, seed: int) -> None:
+    what = {"title": "generated domains", "images_of_a_class": images, "size": size, "seed": seed}
     if (root / MARKER).is_file() and json.loads((root / MARKER).read_text()) == what:
-        print(f"The generated domains are complete in {root}: nothing to do.")
+        say(f"The generated domains are complete in {root}: nothing to do.")
         return
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise ValueError(
             f"Expected --root to be a new or empty folder, but {root} holds something else: "
             "choose another one."
         )
-    root.parent.mkdir(parents=True, exist_ok=True)
     part = root.with_name(f".{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for domain in DOMAINS:
         for name in CLASSES:
             folder = part / domain / "images" / name
             folder.mkdir(parents=True)
-            for number in range(options.images):
-                image = draw(domain, name, number, size=options.size, seed=options.seed)
+            for number in range(images):
+                image = draw(domain, name, number, size=size, seed=seed)
                 Image.fromarray(image).save(folder / f"{number:04d}.png")
     (part / MARKER).write_text(json.dumps(what, indent=1) + "\n")
     os.rename(part, root)
-    total = len(DOMAINS) * len(CLASSES) * options.images
-    print(f"Done: {total} images of {len(CLASSES)} classes in {', '.join(DOMAINS)} in {root}")
+    total = len(DOMAINS) * len(CLASSES) * images
+    say(f"Done: {total} images of {len(CLASSES)} classes in {', '.join(DOMAINS)} in {root}")

@@ -75,8 +75,8 @@ class Adaptation(CNSNModule):
             "per_domain": each domain has running averages of its own from the first step on, and
             the test uses the target's; every step then runs target images, too.
         adversary: domain-adversarial training.
-        weights: pretrained weights of the plain network: a torchvision weight name or a file; None
-            keeps its fresh ones.
+        weights: pretrained weights: a torchvision weight name or a file, of the plain network or
+            of the one with the layers inserted; None keeps its fresh ones.
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
@@ -186,7 +186,7 @@ class Adaptation(CNSNModule):
         with ExitStack() as stack:
             if view is not None:
                 together = together or self.style == "target"
-                stack.enter_context(self._styled(n, step, view))
+                stack.enter_context(self._styled(n, step, view, together))
             if not together:
                 return _Pass(self(source), None)
             if self.batch_norm != "mixed":
@@ -195,10 +195,10 @@ class Adaptation(CNSNModule):
             logits = self(torch.cat([source, target]))
         return _Pass(logits[:n], found[0])
 
-    def _styled(self, n: int, step: int, view: int) -> AbstractContextManager[None]:
+    def _styled(self, n: int, step: int, view: int, together: bool) -> AbstractContextManager[None]:
         """CrossNorm on the `n` source samples, with styles of theirs or of the `n` target ones."""
         if self.style == "source":
-            return self.crossnorm_view(step, view, rows=slice(n))
+            return self.crossnorm_view(step, view, rows=slice(n) if together else None)
         generator = generator_for(self.seed, "partner", step, view, self.global_rank)
         donors = n + torch.randperm(n, generator=generator)
         # The target's images keep their own style.

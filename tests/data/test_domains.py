@@ -323,7 +323,7 @@ def test_domains_are_made_once_and_overwrite_nothing(
     root = tmp_path / "new"
     command = ["domains", "--root", str(root), "--images", "2", "--size", "24"]
     assert prepare(command) == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    assert {p.name for p in tmp_path.iterdir()} == {"new", ".new.lock"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = DomainPair(str(root), source="plain", target="dim", resize=24, crop=24, batch_size=4)
