@@ -255,8 +255,9 @@ class FixMatch(CNSNModule):
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
-        self.metrics = summarise(self._values("ema"), self.conditions)
-        raw = summarise(self._values("raw"), self.conditions)
+        complete = self.data.COMPLETE
+        self.metrics = summarise(self._values("ema"), self.conditions, complete=complete)
+        raw = summarise(self._values("raw"), self.conditions, complete=complete)
         summary = self.metrics["summary"]
         summary |= {f"raw_{name}": value for name, value in raw["summary"].items()}
         if self.evaluations:
