@@ -82,8 +82,18 @@ def environment(used: torch.device) -> Record:
 
 
 def git_commit() -> str | None:
-    """The commit that runs, with "+" where the tree differs from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    """The commit that runs, with "+" where the code differs from it; None outside a checkout.
+
+    What runs write, results/ and the README made from it, is no difference.
+    """
+    written = (":!results", ":!README.md")
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    return None if commit is None else commit + ("+" if changes else "")
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
     try:
         out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
