@@ -128,6 +128,17 @@ def test_roots_are_found_from_here_and_in_the_common_root(
     assert absolute.roots[0] == tmp_path / "source"
 
 
+def test_either_layout_serves_as_source_and_as_target(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "source", 4, parts=("train", "val"), kind="labelTrainIds")
+    write_gta5(tmp_path / "target", 5, split=False)
+    data = opened(tmp_path)
+    said = data.describe()
+    assert said["dataset"] == "source -> target (4+4 and 5 images)"
+    crops = batches(data)[0]
+    assert set(crops["label"].unique().tolist()) <= {0, 10, 13, 255}
+    assert sum(len(batch["index"]) for batch in data.val_dataloader()) == 9
+
+
 def test_missing_roots_are_both_named_with_a_way_on(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError) as error:
         SourceAndTarget(str(tmp_path), "gta5", "cityscapes")
