@@ -194,6 +194,7 @@ class TextCNN(TextNetwork):
             filters, dimension, width = block.conv.weight.shape
             # Row w * width + j of the table: word w under tap j; the bias comes with tap 0.
             weight = block.conv.weight.permute(2, 0, 1).reshape(-1, dimension)
+            assert block.conv.bias is not None
             bias = F.pad(block.conv.bias, (0, (width - 1) * filters))
             table = F.linear(vectors, weight, bias).view(-1, filters)
             rows = places.unfold(1, width, 1) * width + torch.arange(width)
