@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,11 @@ os.environ["WANDB_MODE"] = "offline"
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def end_of_dashboard_runs() -> Iterator[None]:
+    """A process has one dashboard run, and a test's must not go on into the next test."""
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish(quiet=True)
