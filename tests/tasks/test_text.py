@@ -237,7 +237,7 @@ def test_word_vectors_are_loaded_and_frozen_or_trained(
         options = [*SMALL, *sets, *places(tmp_path), f"--ckpt_path={last(tmp_path)}"]
         message = refused(["test", *options], capsys)
         assert "tiny.8d.txt" in message and "got random" in message and "`--data.glove`" in message
-        assert len(read_results(tmp_path / "results" / "text.jsonl")) == 1
+        assert len(list(read_results(tmp_path / "results" / "text.jsonl"))) == 1
 
 
 def test_bad_input_ends_with_one_sentence(
