@@ -346,7 +346,7 @@ def test_two_processes_share_the_batches_of_one(tmp_path: Path, root: Path) -> N
 
     def launch(action: str, *more: str) -> None:
         arguments = [sys.executable, "-m", "tasks.fixmatch", action, *options, *places(tmp_path)]
-        subprocess.run([*arguments, *more], cwd=root, env=environment, check=True, timeout=200)
+        subprocess.run([*arguments, *more], cwd=root, env=environment, check=True, timeout=600)
 
     launch("fit", *two)
     main(["test", *options, *places(tmp_path)])
