@@ -43,8 +43,7 @@ class CrossNorm(nn.Module):
 
     Sequences of different lengths: ``forward(x, mask)`` with `mask` bool (B, L) takes statistics
     from the positions that count. What the result holds at the others means nothing, but zeros stay
-    zeros there. The box is then the same
-    share of each sequence's own positions.
+    zeros there. The box is then the same share of each sequence's own positions.
 
     Attributes:
         active: set for the length of a forward by :func:`cnsn.crossnorm_active`.

@@ -88,7 +88,8 @@ def folder_of(root: str | Path, name: CIFARName) -> Path:
         f"Expected {layout.title} in {root}, as {layout.folder}/ with the files "
         f"{', '.join((*layout.train, *layout.test))}, but they are not there. Fetch them with "
         f"`python -m data.prepare {name} --root {root}`, or try the task on bundled data with "
-        "`python -m tasks.classification fit --config configs/digits.yaml`."
+        "`python -m tasks.classification fit --config configs/digits.yaml` or "
+        "`python -m tasks.fixmatch fit --config configs/fixmatch_digits.yaml`."
     )
 
 

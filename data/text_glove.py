@@ -102,6 +102,20 @@ def _check_fields(
             f"Expected {path}, line {number} to be a word and {dimension} numbers, but it has "
             f"{found}: the file is malformed or cut short, fetch it again."
         )
+    _parsed(b" ".join(tail), dimension, f"{path}, line {number}")
+    if _is_number(line.rsplit(b" ", dimension)[0].rpartition(b" ")[2]):
+        raise ValueError(
+            f"Expected {path}, line {number} to be a word and {dimension} numbers, but it has "
+            f"{found}: the file is malformed, fetch it again."
+        )
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _parsed(numbers: bytes, dimension: int, here: str) -> np.ndarray:

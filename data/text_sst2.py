@@ -1,10 +1,11 @@
 """The binary sentences of the Stanford Sentiment Treebank, in the forms in which they are shared.
 
-- ``{train,dev,test}.tsv`` with the columns ``sentence`` and ``label`` (GLUE's SST-2.zip has them
-  too, but hides the labels of its test part, and its training part has phrases, not sentences);
+- ``{train,dev,test}.tsv`` with the columns ``sentence`` and ``label``;
 - the trees ``trees/{train,dev,test}.txt``: the root's class 0 to 4;
 - the first release: ``datasetSentences.txt``, ``datasetSplit.txt``, ``dictionary.txt`` and
-  ``sentiment_labels.txt``: a sentiment from 0 to 1 for every phrase.
+  ``sentiment_labels.txt``: a sentiment from 0 to 1 for every phrase;
+- GLUE's SST-2.zip, packed or not: tables without the test part's labels, and with phrases for
+  training; beside them the first release in ``original/``, which is then what is read.
 
 Neutral sentences (class 2; above 0.4 up to 0.6) are dropped: 6,920 / 872 / 1,821 remain.
 Source: Socher et al. 2013, https://nlp.stanford.edu/sentiment/
@@ -103,7 +104,9 @@ def _read_zip(archive: Path) -> Files:
 
 
 def _read_folder(folder: Path) -> Files:
-    return {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()}
+    places = (folder, folder / "original")
+    paths = {name: place / name for place in places for name in _FILES if (place / name).is_file()}
+    return {name: path.read_bytes() for name, path in paths.items()}
 
 
 def _lines(place: str, content: bytes) -> Iterator[tuple[str, str]]:
@@ -177,7 +180,9 @@ def _first_release(place: Path, files: Files) -> dict[Split, LabelledTexts]:
                 )
             yield here, left, right
 
-    values = {key: float(value) for _, key, value in pairs("sentiment_labels.txt", "|", 1)}
+    values = {
+        key: _sentiment(here, value) for here, key, value in pairs("sentiment_labels.txt", "|", 1)
+    }
     phrases = {phrase: key.strip() for _, phrase, key in pairs("dictionary.txt", "|", 0)}
     skeletons = {_skeleton(phrase): key for phrase, key in phrases.items()}
     split_of = {key: code.strip() for _, key, code in pairs("datasetSplit.txt", ",", 1)}
@@ -197,6 +202,13 @@ def _first_release(place: Path, files: Files) -> dict[Split, LabelledTexts]:
             split = _SPLIT_CODES[split_of[number]]
             splits[split].add(undo_treebank(sentence), int(value > 0.6), here)
     return splits
+
+
+def _sentiment(here: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"Expected {here} to end with a number, but got {value!r}.") from error
 
 
 def _decoded_once_more(sentence: str) -> str:

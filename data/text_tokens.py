@@ -48,7 +48,7 @@ def clean(text: str) -> str:
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:
-        text = _LINE_BREAK.sub(" ", text).replace("<pad>", "pad")
+        text = _LINE_BREAK.sub(" ", text)
     if "\\" in text:
         text = _ESCAPE.sub(r"\1", text)
     if not text.isascii():
@@ -117,4 +117,7 @@ class Vocabulary:
     def encode(self, words: Sequence[str]) -> np.ndarray:
         """int32 (len(words),): the words' numbers."""
         number = self._vocab.stoi.get
-        return np.fromiter((number(word, UNKNOWN) for word in words), np.int32, len(words))
+        # "<PAD>" in a text is a word that nobody knows, never padding.
+        return np.fromiter(
+            (number(word, UNKNOWN) or UNKNOWN for word in words), np.int32, len(words)
+        )

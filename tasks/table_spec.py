@@ -83,6 +83,8 @@ class Table:
         breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
         note: what the numbers show and what not; stands under the table.
         pivot: one line a method and one column a setting, with the mean over settings.
+        paper: whether it is one of the paper's, whose values then stand beside ours, or the word
+            that none could be read.
     """
 
     key: str
@@ -98,6 +100,7 @@ class Table:
     breakdown: str = "corruption"
     note: str = ""
     pivot: bool = False
+    paper: bool = False
 
     @staticmethod
     def load(path: Path) -> Table:
@@ -110,6 +113,7 @@ class Table:
                 for name, options in settings.items()
                 for row in rows
             ]
+        content["paper"] = path.parent.name == "paper"
         table = Table(key=path.stem, rows=rows, **content)
         keys = [row.key for row in table.rows]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -142,5 +146,7 @@ class Table:
 
     @property
     def compares(self) -> bool:
-        """Whether it holds any value that others measured."""
-        return any(row.reported is not None or row.independent is not None for row in self.rows)
+        """Whether values that others measured stand beside ours."""
+        return self.paper or any(
+            row.reported is not None or row.independent is not None for row in self.rows
+        )

@@ -175,6 +175,7 @@ class Text(CNSNModule):
             "network": type(network).__name__,
             "options": network.options,
             "cnsn": asdict(self.cnsn),
+            "word_vectors": self.data.describe()["word_vectors"],
             "history": self.history,
         }
 
@@ -184,6 +185,13 @@ class Text(CNSNModule):
             raise ValueError(
                 "Expected the checkpoint to have been trained on the vocabulary of these reviews, "
                 "but its words are others: give the options of `--data` that it was trained with."
+            )
+        own = self.data.describe()["word_vectors"]
+        if (begun := stored.get("word_vectors", own)) != own:
+            raise ValueError(
+                f"Expected the word vectors that the checkpoint began with, {begun['source']}, but "
+                f"got {own['source']}: give the `--data.glove` that it was trained with, as the "
+                "result names it."
             )
         self.history = list(stored["history"])
 

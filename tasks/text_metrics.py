@@ -21,9 +21,14 @@ Z_95 = 1.959964  # of the two-sided 95 % interval of a normal distribution
 
 
 def wilson_interval(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Interval of a probability of which `correct` of `n` independent trials came true."""
-    if not 0 <= correct <= n or n < 1:
-        raise ValueError(f"Expected `correct` to be from 0 to `n` >= 1, but got {correct} and {n}.")
+    """Interval of a probability of which `correct` of `n` independent trials came true.
+
+    Without a trial it is all of [0, 1].
+    """
+    if not 0 <= correct <= n:
+        raise ValueError(f"Expected `correct` to be from 0 to `n`, but got {correct} and {n}.")
+    if n == 0:
+        return 0.0, 1.0
     share, spread = correct / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
@@ -84,7 +89,7 @@ def summarise(values: dict[str, Tensor], groups: Sequence[str]) -> dict[str, Any
             {
                 "set": group,
                 "n": counts[place],
-                "accuracy": correct / max(counts[place], 1),
+                "accuracy": correct / counts[place] if counts[place] else math.nan,
                 "interval_95": wilson_interval(correct, counts[place]),
                 "ece": ece[place],
                 "confusion": confusion,

@@ -85,6 +85,8 @@ def _network(content: dict[str, Any]) -> nn.Module:
 
 def _read_texts(path: Path) -> list[str]:
     """The lines of a file, one text each."""
+    if not path.exists() or path.is_dir():  # a pipe is fine
+        raise ValueError(f"Expected a file of texts at {path}, but there is no such file.")
     texts = []
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     for number, line in enumerate(content.splitlines(), start=1):

@@ -195,6 +195,8 @@ def test_glove_of_a_zip_is_chosen_by_dimension(tmp_path: Path) -> None:
         (["is 1 2 3", "film 1 2"], ["line 2", "3 numbers", "has 2"]),
         (["is 1 2 3", "film 1 2 x"], ["line 2", "numbers only"]),
         (["is 1 2 3", "film 1 nan 3"], ["line 2", "finite"]),
+        (["is 1 2 3", "film 1 2 3 4"], ["line 2", "3 numbers", "has 4"]),
+        (["is 1 2 3", "two words 1 2 x"], ["line 2", "numbers only"]),
         (["other 1 2 3"], ["none"]),
         (["is 1 2 3", ""], ["line 2", "malformed"]),
     ],

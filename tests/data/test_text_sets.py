@@ -157,6 +157,25 @@ def test_every_form_gives_the_same_sentences(tmp_path: Path, form: str, packed: 
         }
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_glues_set_is_read_by_the_release_within(tmp_path: Path, packed: bool) -> None:
+    tables = {
+        "train.tsv": "sentence\tlabel\ngem \t1\n",
+        "dev.tsv": "sentence\tlabel\ncafé\t1\n",
+        "test.tsv": "index\tsentence\n0\tDull /\n",
+    }
+    files = tables | {f"original/{name}": text for name, text in RELEASE.items()}
+    if packed:
+        pack(tmp_path / "SST-2.zip", "SST-2", files)
+    else:
+        for name, text in files.items():
+            path = tmp_path / "SST-2" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    found = {split: (texts.texts, texts.labels) for split, texts in read_sst2(tmp_path).items()}
+    assert found == SENTENCES
+
+
 def test_glues_hidden_labels_are_not_made_up(tmp_path: Path) -> None:
     folder = write_sst2(tmp_path)
     (folder / "test.tsv").write_text("index\tsentence\n0\tA film .\n")
@@ -189,6 +208,9 @@ def test_a_sentence_without_sentiment_is_named(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=r"datasetSentences.txt, line 3"):
+        read_sst2(tmp_path)
+    (tmp_path / "sentiment_labels.txt").write_text("phrase ids|sentiment values\n0|good\n")
+    with pytest.raises(ValueError, match=r"sentiment_labels.txt, line 2 .* 'good'"):
         read_sst2(tmp_path)
 
 

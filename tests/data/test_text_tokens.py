@@ -22,7 +22,7 @@ from data.text_tokens import PAD, UNKNOWN, Vocabulary, clean, tokenise, undo_tre
         ("don`t", "don ' t"),
         ("Ｆｕｌｌ ﬁlm cafe\u0301", "full film café"),
         ("a\u200bb so\u00adft \ufeffx", "ab soft x"),
-        ("1 < 2 <pad> <unk>", "1 < 2 pad <unk>"),
+        ("1 < 2 <pad> <unk>", "1 < 2 <pad> <unk>"),
         ("A great movie!", "a great movie !"),
     ],
 )
@@ -58,7 +58,7 @@ def test_vocabulary_is_by_count_then_alphabet_with_rare_words_unknown() -> None:
     texts = [["b", "b", "a", "a", "c", "<pad>"], ["c", "c", "d"]]
     vocabulary = Vocabulary.of_texts(texts, min_count=2)
     assert vocabulary.words == ["<pad>", "<unk>", "c", "a", "b"]
-    numbers = vocabulary.encode(["a", "d", "never", "c"])
+    numbers = vocabulary.encode(["a", "d", "<pad>", "c"])
     assert numbers.dtype == np.int32 and numbers.tolist() == [3, UNKNOWN, UNKNOWN, 2]
     assert PAD == 0 and len(vocabulary) == 5
     assert Vocabulary.of_texts(texts, max_words=1).words == ["<pad>", "<unk>", "c"]

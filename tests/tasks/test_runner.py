@@ -10,6 +10,7 @@ from tasks import runner
 from tasks.results import append_result, read_results
 from tasks.runner import Places, Run, row_states, run_all, runs_of
 from tasks.table_spec import Row, Table
+from tasks.tables import render
 
 # Appends to a file, and fails while a file of that name counts down.
 SCRIPT = """
@@ -155,6 +156,14 @@ def test_settings_repeat_every_row(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert table.rows[2].options == {"data.source": "b", "x": 1}
     assert table.trained(table.rows[3]) is table.rows[2]
+
+
+def test_a_table_of_the_paper_says_where_no_value_could_be_read(root: Path) -> None:
+    table = Table.load(root / "configs" / "paper" / "office31.yaml")
+    text = render(table, table.dataset, {})["md"]
+    assert len(table.rows) == 54 and text.count("| not available |") == 9
+    ours = Table.load(root / "configs" / "studies" / "pacs_subset.yaml")
+    assert "not available" not in render(ours, ours.dataset, {})["md"]
 
 
 def test_bad_rows_and_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -210,7 +211,11 @@ def test_flags_train(sets: list[str], tmp_path: Path, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("frozen", ["true", "false"])
 def test_word_vectors_are_loaded_and_frozen_or_trained(
-    sets: list[str], tmp_path: Path, frozen: str, caplog: pytest.LogCaptureFixture
+    sets: list[str],
+    tmp_path: Path,
+    frozen: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level("INFO")
     glove = tmp_path / "tiny.8d.txt"
@@ -228,6 +233,11 @@ def test_word_vectors_are_loaded_and_frozen_or_trained(
     main(["test", *options])
     (record,) = read_results(tmp_path / "results" / "text.jsonl")
     assert record["word_vectors"]["source"] == "tiny.8d.txt"
+    if frozen == "false":
+        options = [*SMALL, *sets, *places(tmp_path), f"--ckpt_path={last(tmp_path)}"]
+        message = refused(["test", *options], capsys)
+        assert "tiny.8d.txt" in message and "got random" in message and "`--data.glove`" in message
+        assert len(read_results(tmp_path / "results" / "text.jsonl")) == 1
 
 
 def test_bad_input_ends_with_one_sentence(
@@ -268,6 +278,8 @@ def test_bad_requests_to_predict_end_with_one_sentence(
     assert "line 2" in refused(["predict", ckpt, f"--file={file}"], capsys)
     file.write_bytes(b"fine\n\xff\n")
     assert "line 2 to be UTF-8" in refused(["predict", ckpt, f"--file={file}"], capsys)
+    absent = refused(["predict", ckpt, f"--file={tmp_path / 'none.txt'}"], capsys)
+    assert "none.txt" in absent and "no such file" in absent
     file.write_bytes(b"")
     assert "is empty" in refused(["predict", ckpt, f"--file={file}"], capsys)
     assert "no such file" in refused(["predict", "--ckpt_path=/nowhere", "--text=a"], capsys)
@@ -316,8 +328,19 @@ def test_wilson_interval_equals_published_values() -> None:
         (1, 29, 0.0061, 0.1718),
     ):
         assert wilson_interval(correct, n) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(0, 0) == (0, 1)
     with pytest.raises(ValueError, match="`correct`"):
         wilson_interval(3, 2)
+
+
+def test_a_limited_evaluation_may_leave_a_test_set_out() -> None:
+    """The shortest texts come first: a trial of a few batches sees SST-2 alone."""
+    metrics = TextMetrics(2)
+    metrics.update(torch.eye(2), torch.tensor([0, 1]), torch.tensor([1, 1]))
+    found = summarise(metrics.compute(), ["imdb-test", "sst2-dev"])
+    assert found["test_sets"][0]["n"] == 0 and found["test_sets"][0]["interval_95"] == (0, 1)
+    assert found["summary"]["sst2_accuracy"] == 1 and math.isnan(found["summary"]["accuracy"])
+    assert math.isnan(found["test_sets"][0]["accuracy"])
 
 
 def test_curves_are_drawn_from_the_records(tmp_path: Path) -> None:
