@@ -97,10 +97,13 @@ class SemiSupervised(ImageClassificationData):
             members = members[~taken]
         size = self.batch_size * self.unlabelled_ratio
         if len(members) < size:
+            remedy = "lower one of the two"
+            if self.unlabelled == "rest":
+                remedy += ", or take `unlabelled` all"
             raise ValueError(
                 f"Expected the unlabelled set to hold at least one batch of {size} images "
                 f"(`batch_size` {self.batch_size} x `unlabelled_ratio` {self.unlabelled_ratio}), "
-                f"but got {len(members)}: lower one of the two."
+                f"but got {len(members)}: {remedy}."
             )
         return members
 
@@ -273,13 +276,7 @@ class Digits(SemiSupervised, classification.Digits):
         workers: int = 0,
         seed: int = 0,
         flip: bool = False,
-        corruptions: Sequence[str] = (
-            "gaussian_noise",
-            "defocus_blur",
-            "fog",
-            "brightness",
-            "contrast",
-        ),
+        corruptions: Sequence[str] = classification.Digits.COMPLETE,
     ) -> None:
         super().__init__(
             batch_size=batch_size,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cnsn import CNSNSpec
+from data.fixmatch import SemiSupervised
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.metrics import GroupedErrors, summarise
 from tasks.optim import OptimizerSpec
@@ -127,6 +128,12 @@ class FixMatch(CNSNModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
+        if not isinstance(self.data, SemiSupervised):
+            kind = type(self.data)
+            raise ValueError(
+                "Expected `data` to be a module with few labels, such as data.fixmatch.CIFAR, but "
+                f"got {kind.__module__}.{kind.__qualname__}: see data/fixmatch.py."
+            )
         self.pseudo_labels = PseudoLabels(self.data.num_classes)
         if self.data.unlabelled_ratio == 0 and self.crossnorm_rows == "strong":
             raise ValueError(
@@ -193,11 +200,14 @@ class FixMatch(CNSNModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["evaluations"] = self.evaluations
-        checkpoint["pseudo_labels"] = self.pseudo_labels.table.cpu()
+        # A copy, which the sum over processes may change.
+        counts = self.pseudo_labels.table.clone()
+        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        checkpoint["pseudo_labels"] = counts.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.evaluations = checkpoint["evaluations"]
-        # The first process's counts since the last evaluation; they are sums over processes.
+        # Counts of all processes since the last evaluation: one of them goes on from these.
         if self.trainer.is_global_zero:
             self.pseudo_labels.table = checkpoint["pseudo_labels"]
 
@@ -228,7 +238,7 @@ class FixMatch(CNSNModule):
         self.log("val/error", ema["error"][0], prog_bar=True)
         self.log("val/ece", ema["ece"][0])
         self.log("val/raw_error", raw["error"][0])
-        if self.trainer.state.fn != "fit":
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return
         found: dict[str, Any] = {"error": ema["error"][0], "raw_error": raw["error"][0]}
         if self.data.unlabelled_ratio:
