@@ -25,7 +25,6 @@ from scipy import ndimage
 
 from data.catalogue import only_one, require_writable, say
 from data.domain_folders import MARKER
-from data.randomness import derive_seed
 
 __all__ = ["CLASSES", "DOMAINS", "add_options", "draw", "make"]
 
@@ -117,6 +116,9 @@ DOMAINS = ("plain", "cluttered", "dim")
 
 def draw(domain: str, name: str, number: int, *, size: int, seed: int) -> np.ndarray:
     """One image, uint8 (size, size, 3)."""
+    # It needs torch, which the command line does without.
+    from data.randomness import derive_seed
+
     rng = np.random.default_rng(derive_seed(seed, domain, name, number))
     coverage = _shape(name, size, rng)[..., None]
     background = (_cluttered if domain == "cluttered" else _plain)(size, rng)

@@ -178,6 +178,12 @@ def test_corrupted_archives_have_the_size_of_their_arrays() -> None:
         assert 0 < published.files[0].size - least < 512 * 1024
 
 
+def test_the_command_answers_without_torch(root: Path) -> None:
+    """Loading it takes seconds, and most of what this command does needs none of it."""
+    code = "import sys, data.prepare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
+
+
 def test_help_names_every_set_with_its_size(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
@@ -482,7 +488,7 @@ def test_command_line(tmp_path: Path, arguments: list[str], code: int, message: 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == code, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
