@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnsn.kernels.regions import Box, alike, at_least_float32, dense, inside, positions
+from cnsn.kernels.regions import Box, Term, alike, at_least_float32, dense, inside, positions
 
 __all__ = ["Statistics", "backend", "plain_products"]
 
@@ -43,10 +43,15 @@ def backend(x: Tensor) -> ModuleType:
 
 
 class _Link:
-    """Carries the map and the gain from _Apply's backward to that of _Statistics."""
+    """Carries the map and the gain from _Apply's backward to that of _Statistics.
+
+    `source` stays after a backward with ``create_graph=True``: what differentiates its results
+    reaches _Statistics without passing _Apply.
+    """
 
     x: Tensor | None = None
     gain: Tensor | None = None
+    source: Tensor | None = None
 
 
 class Statistics:
@@ -64,7 +69,7 @@ class Statistics:
     """
 
     def __init__(
-        self, x: Tensor, eps: float, box: Box | None = None, style_box: Box | None | Any = ...
+        self, x: Tensor, eps: float, box: Box | None = None, style_box: Box | Any | None = ...
     ) -> None:
         self.shape = x.shape
         x = x if x.ndim == 4 else x.unsqueeze(-1)
@@ -92,24 +97,27 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, link: _Link, x: Tensor, eps: float, boxes: tuple[Box | None, ...]
-    ) -> tuple[Tensor, ...]:
-        results: list[Tensor] = []
+    ) -> tuple[Tensor | None, ...]:
+        results: list[Tensor | None] = []
         for box in boxes:
             mean, rest, squares = backend(x).moments(x, box)
             std = squares.div_(max(positions(x, box) - 1, 1)).add_(eps).sqrt_()
-            results += [mean, std, rest]
+            # Half precision has no digits that it would matter for.
+            results += [mean, std, rest if x.dtype == mean.dtype else None]
         ctx.link, ctx.boxes = link, boxes
         ctx.save_for_backward(*results)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*results[2::3])
+        ctx.mark_non_differentiable(*(r for r in results[2::3] if r is not None))
         return x.view_as(x), *results
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *grads: Tensor | None) -> Grads:
         link: _Link = ctx.link
-        x, gain = link.x, link.gain
-        if x is None or not any(g is not None for g in (dy, *grads)):
+        x = link.source if link.x is None else link.x
+        gain, link.x, link.gain = link.gain, None, None
+        if all(g is None for g in (dy, *grads)):
             return None, None, None, None
+        assert x is not None
         saved = ctx.saved_tensors
         terms = []
         for i, box in enumerate(ctx.boxes):
@@ -117,16 +125,12 @@ class _Statistics(torch.autograd.Function):
             n = positions(x, box)
             dmean, dstd = grads[3 * i : 3 * i + 2]
             slope = torch.zeros_like(std) if dstd is None else dstd / (std * max(n - 1, 1))
-            offset = -slope * rest if dmean is None else dmean / n - slope * rest
-            terms.append((box, mean, slope, offset))
-        if torch.is_grad_enabled():
+            offset = torch.zeros_like(std) if dmean is None else dmean / n
+            offset = offset if rest is None else offset - slope * rest
+            terms.append(Term(box, mean, slope, offset))
+        if torch.is_grad_enabled() or dy is None or gain is None:
             return None, _plain_gradient(x, dy, gain, terms), None, None
-        link.x = link.gain = None
-        assert dy is not None and gain is not None
-        box, mean, slope, offset = terms[0]
-        dx = backend(x).gradient(x, dy, box, mean, gain, slope, offset)
-        for term in terms[1:]:
-            backend(x).add_gradient(dx, x, *term)
+        dx = backend(x).gradient(x, dy, gain, terms[0], terms[1] if len(terms) > 1 else None)
         return None, dx, None, None
 
 
@@ -147,10 +151,9 @@ class _Apply(torch.autograd.Function):
     ) -> Tensor:
         ctx.link, ctx.box = link, box
         ctx.save_for_backward(x, mean, rest, gain)
-        constant = None
-        if shift is not None:
-            constant = torch.addcmul(shift, gain, rest, value=-1)
-        return backend(x).affine(x, box, mean, gain, constant)
+        if shift is not None and rest is not None:
+            shift = torch.addcmul(shift, gain, rest, value=-1)
+        return backend(x).affine(x, box, mean, gain, shift)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Grads:
@@ -162,12 +165,13 @@ class _Apply(torch.autograd.Function):
             dy = alike(dy, x)
             if any(ctx.needs_input_grad[i] for i in (4, 6, 7)):
                 dgain, dshift = backend(x).products(x, dy, ctx.box, mean)
-                if dshift is not None:
+                if dshift is not None and rest is not None:
                     dgain = torch.addcmul(dgain, dshift, rest, value=-1)
         if dshift is not None:
             dmean = -gain * dshift
         if ctx.needs_input_grad[1]:
             ctx.link.x, ctx.link.gain = x, gain
+            ctx.link.source = x if torch.is_grad_enabled() else ctx.link.source
         return None, dy, None, None, dmean, None, dgain, dshift
 
 
@@ -192,7 +196,7 @@ def _plain_gradient(
     x: Tensor,
     dy: Tensor | None,
     gain: Tensor | None,
-    terms: list[tuple[Box | None, Tensor, Tensor, Tensor]],
+    terms: list[Term],
 ) -> Tensor:
     dtype = at_least_float32(x.dtype)
     total = torch.zeros_like(x, dtype=dtype) if dy is None else dy.to(dtype)

@@ -94,7 +94,7 @@ def draw_statistics(
         places = (*(content or full_box(x)), *(style or full_box(x)))
         boxes, plan = torch.tensor(places), torch.tensor((start, stop, *places[:4]))
     device = x.device
-    return *(n.clone() for n in numbers), to_device(order, device), to_device(boxes, device), plan  # type: ignore[return-value]
+    return *(n.clone() for n in numbers), to_device(order, device), to_device(boxes, device), plan
 
 
 @draw_statistics.register_fake

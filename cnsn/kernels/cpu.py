@@ -1,4 +1,4 @@
-"""The layers' five kernels on CPU, from stock vectorised operations.
+"""The layers' four kernels on CPU, from stock vectorised operations.
 
 A map is handled a few samples at a time, so that what is read from memory once stays in the cache
 for the operations that follow. Deviations are taken from the mean before they are squared or
@@ -13,12 +13,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cnsn.kernels.regions import Box, at_least_float32, inside, is_channels_last, positions
+from cnsn.kernels.regions import Box, Term, at_least_float32, inside, is_channels_last, positions
 
-__all__ = ["add_gradient", "affine", "gradient", "moments", "products"]
+__all__ = ["affine", "gradient", "moments", "products"]
 
 # Bytes of floats that a thread works on at a time: fewer calls weigh more than a smaller cache.
 BLOCK_BYTES = 1 << 20
+
+# Below so many numbers a matrix product with ones is faster than a sum.
+SHORT = 64
 
 Views = tuple[Tensor, ...]
 
@@ -71,9 +74,11 @@ class _Blocks:
         return (c if self.last else c.view(-1)).split(self.step)
 
     def sum(self, block: Tensor, out: Tensor) -> None:
-        """Of a row: a matrix product is the fastest sum, and with `out=` safe from autocast."""
+        """Of each row; with `out=` safe from autocast."""
         if self.last:
             torch.sum(block.view(len(block), -1, self.channels), 1, out=out)
+        elif self.edges is None and block.shape[1] >= SHORT:
+            torch.sum(block, 1, out=out)
         else:
             torch.mv(block, self.ones, out=out)
 
@@ -186,38 +191,29 @@ def products(
     return weighted, plain
 
 
-def gradient(
-    x: Tensor,
-    dy: Tensor,
-    box: Box | None,
-    mean: Tensor,
-    gain: Tensor,
-    slope: Tensor,
-    offset: Tensor,
-) -> Tensor:
-    """``gain * dy + slope * (x - mean) + offset`` in `box` and `dy` elsewhere."""
+def gradient(x: Tensor, dy: Tensor, gain: Tensor, content: Term, style: Term | None) -> Tensor:
+    """``gain * dy`` and the content's term in its box, `dy` elsewhere; plus the style's term."""
     dx = torch.empty_like(x)
-    if box is not None:
+    if content.box is not None:
         dx.copy_(dy)
-    blocks = _Blocks(x, box)
+    blocks = _Blocks(x, content.box)
     maps = (blocks.maps(x), blocks.maps(dy), blocks.buffers, blocks.maps(dx))
-    coefficients = (blocks.columns(c) for c in (mean, gain, slope, offset))
-    for source, grad, buffer, out, m, g, s, o in zip(*maps, *coefficients, strict=True):
+    coefficients = (blocks.columns(c) for c in (gain, *content[1:]))
+    for source, grad, buffer, out, g, m, s, o in zip(*maps, *coefficients, strict=True):
         if blocks.direct(out):
             blocks.scale(torch.sub(source, m, out=out), s, o).addcmul_(grad, g)
         else:
             block = blocks.scale(blocks.centre(source, m, buffer), s, o)
             blocks.put(block.addcmul_(grad.to(blocks.dtype), g), grad, out)
+    if style is not None:
+        _add(dx, x, style)
     return dx
 
 
-def add_gradient(
-    dx: Tensor, x: Tensor, box: Box | None, mean: Tensor, slope: Tensor, offset: Tensor
-) -> None:
-    """Add ``slope * (x - mean) + offset`` to `dx` in `box`."""
-    blocks = _Blocks(x, box)
+def _add(dx: Tensor, x: Tensor, term: Term) -> None:
+    blocks = _Blocks(x, term.box)
     maps = (blocks.maps(x), blocks.buffers, blocks.maps(dx))
-    coefficients = (blocks.columns(c) for c in (mean, slope, offset))
+    coefficients = (blocks.columns(c) for c in term[1:])
     for source, buffer, out, m, s, o in zip(*maps, *coefficients, strict=True):
         block = blocks.scale(blocks.centre(source, m, buffer), s, o)
         out.add_(block if blocks.edges is None else block.mul_(blocks.ones))

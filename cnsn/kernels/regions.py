@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 __all__ = [
     "Box",
+    "Term",
     "alike",
     "at_least_float32",
     "dense",
@@ -19,6 +22,15 @@ __all__ = [
 
 # Top, left, height and width. None, wherever a box is asked for, is the whole map.
 Box = tuple[int, int, int, int]
+
+
+class Term(NamedTuple):
+    """``slope * (x - mean) + offset`` in a box: what statistics add to a gradient."""
+
+    box: Box | None
+    mean: Tensor
+    slope: Tensor
+    offset: Tensor
 
 
 def positions(x: Tensor, box: Box | None) -> int:
