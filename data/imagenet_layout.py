@@ -159,12 +159,14 @@ def _named(name: str, missing: Sequence[Condition], folders: Iterable[Condition]
     return f"{name} {'/'.join(severities)}"
 
 
-def is_published(training: FolderImages, clean: FolderImages) -> bool:
+def is_published(training: FolderImages | None, clean: FolderImages) -> bool:
     """Whether both have the number of images, and the names, that the published set has."""
-    if (len(training.classes), len(training), len(clean)) != (CLASSES, TRAINING, VALIDATION):
+    if (len(clean.classes), len(clean)) != (CLASSES, VALIDATION):
+        return False
+    if training is not None and len(training) != TRAINING:
         return False
     names = [VALIDATION_NAME.format(number).encode() for number in range(1, VALIDATION + 1)]
-    named = all(WORDNET.fullmatch(name) for name in training.classes)
+    named = all(WORDNET.fullmatch(name) for name in clean.classes)
     return named and np.array_equal(np.sort(clean.names), np.array(names))
 
 
@@ -174,21 +176,25 @@ def made_here(base: Path) -> dict[str, Any] | None:
 
 
 def title_of(
-    training: FolderImages, clean: FolderImages, corrupted: Sequence[FolderImages], made: bool
+    training: FolderImages | None,
+    clean: FolderImages,
+    corrupted: Sequence[FolderImages],
+    made: bool,
 ) -> str:
     """The true name of the data: "ImageNet" for the whole published set alone.
 
     Args:
-        training: the training images.
-        clean: the validation images.
+        training: the training images; None where a test does without.
+        clean: the validation images, of the same classes.
         corrupted: those of each corrupted condition.
         made: whether the corruptions are of our own generator.
     """
     whole = all(images.same_files(clean) for images in corrupted)
     if whole and is_published(training, clean):
         return "ImageNet"
-    wordnet = all(WORDNET.fullmatch(name) for name in training.classes)
-    counts = f"{len(training.classes)} classes, {len(training)}+{len(clean)} images"
+    wordnet = all(WORDNET.fullmatch(name) for name in clean.classes)
+    n_train = 0 if training is None else len(training)
+    counts = f"{len(clean.classes)} classes, {n_train}+{len(clean)} images"
     if (least := min(map(len, corrupted), default=len(clean))) != len(clean):
         counts += f", {least} a condition"
     own = ", corruptions made here" if made else ""
