@@ -189,8 +189,8 @@ def _size(path: Path) -> tuple[int, int]:
             width, height = image.size
     except UNREADABLE as error:
         raise ValueError(
-            f"Expected {path} to be an image, but it cannot be read ({quoted(error)}): delete it and "
-            "fetch it again."
+            f"Expected {path} to be an image, but it cannot be read ({quoted(error)}): delete it "
+            "and fetch it again."
         ) from error
     return height, width
 
