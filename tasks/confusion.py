@@ -36,7 +36,7 @@ class Confusion(nn.Module):
         self.errors.update(logits, label, torch.zeros_like(label))
 
     def compute(self) -> dict[str, Any]:
-        """A test's ``summary``, ``reliability`` and ``confusion`` (counts, rows are true classes)."""
+        """A test's ``summary``, ``reliability`` and ``confusion``: counts, rows are the truth."""
         counts = self.matrix.compute().double().cpu()
         correct = counts.diagonal()
         summary = {

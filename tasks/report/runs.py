@@ -107,7 +107,7 @@ def read_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
                         continue
                     # Steps that a resumed run repeats are its own.
                     curves.setdefault(name, {})[int(step)] = value
-    return {name: sorted(points.items()) for name, points in curves.items()}  # type: ignore[misc]
+    return {name: sorted(points.items()) for name, points in curves.items()}
 
 
 def _version(path: Path) -> int:

@@ -106,10 +106,10 @@ def markdown_parts(text: str) -> tuple[str, list[Markup], list[Markup]]:
             detail = content
         elif kind == "table" and detail:
             summary = tag("summary", detail)
-            folded.append(tag("details", summary, table(content)))  # type: ignore[arg-type]
+            folded.append(tag("details", summary, table(content)))
             detail = ""
         elif kind == "table":
-            shown.append(table(content))  # type: ignore[arg-type]
+            shown.append(table(content))
         elif isinstance(content, str):
             small = content.startswith(("Data: ", "Made by "))
             block = tag("div", paragraph(content), class_="fine") if small else paragraph(content)
@@ -195,8 +195,9 @@ Cells = dict[str, dict[int, float]]
 
 def _heat_maps(group: Group, rows: Sequence[Row], cells: Mapping[str, Cells]) -> Markup:
     values = [v for own in cells.values() for line in own.values() for v in line.values()]
-    ends = {"smallest": min(values), "largest": max(values)}
-    return grid([heat_map(group.title(row), cells[row.key], **ends) for row in rows], "small")
+    low, high = min(values), max(values)
+    maps = [heat_map(group.title(row), cells[row.key], smallest=low, largest=high) for row in rows]
+    return grid(maps, "small")
 
 
 def _differences(group: Group, rows: Sequence[Row], cells: Mapping[str, Cells]) -> Markup:
