@@ -10,7 +10,6 @@ https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import DataNotFoundError
+from data.records import read_record
 
 if TYPE_CHECKING:  # else `data.prepare` would wait for torch
     from data.image_folder import FolderImages
@@ -172,8 +172,7 @@ def is_published(training: FolderImages | None, clean: FolderImages) -> bool:
 
 def made_here(base: Path) -> dict[str, Any] | None:
     """What the corrupted set in `base` was made with, if `data.prepare` made it."""
-    path = base / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_record(base / RECORD)
 
 
 def title_of(
