@@ -180,6 +180,7 @@ def title_of(
     clean: FolderImages,
     corrupted: Sequence[FolderImages],
     made: bool,
+    name: str | None = None,
 ) -> str:
     """The true name of the data: "ImageNet" for the whole published set alone.
 
@@ -188,17 +189,20 @@ def title_of(
         clean: the validation images, of the same classes.
         corrupted: those of each corrupted condition.
         made: whether the corruptions are of our own generator.
+        name: of a set that is not ImageNet.
     """
     whole = all(images.same_files(clean) for images in corrupted)
     if whole and is_published(training, clean):
         return "ImageNet"
-    wordnet = all(WORDNET.fullmatch(name) for name in clean.classes)
+    if name is None:
+        wordnet = all(WORDNET.fullmatch(own) for own in clean.classes)
+        name = "imagenet-subset" if wordnet else "image-folder"
     n_train = 0 if training is None else len(training)
     counts = f"{len(clean.classes)} classes, {n_train}+{len(clean)} images"
     if (least := min(map(len, corrupted), default=len(clean))) != len(clean):
         counts += f", {least} a condition"
     own = ", corruptions made here" if made else ""
-    return f"{'imagenet-subset' if wordnet else 'image-folder'} ({counts}{own})"
+    return f"{name} ({counts}{own})"
 
 
 def files_fingerprint(sets: Iterable[FolderImages]) -> str:

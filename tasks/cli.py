@@ -394,6 +394,7 @@ def _quiet() -> None:
         r"Checkpoint directory .* exists and is not empty",  # a resumed run
         r".*does not have many workers",  # images in memory need none
         r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
+        r"predict returned None",  # predictions are written to files
     ):
         warnings.filterwarnings("ignore", message)
     # The sentence alone: where in the code it was said helps no user.
