@@ -10,7 +10,6 @@ https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import DataNotFoundError
+from data.records import read_record
 
 if TYPE_CHECKING:  # else `data.prepare` would wait for torch
     from data.image_folder import FolderImages
@@ -172,8 +172,7 @@ def is_published(training: FolderImages | None, clean: FolderImages) -> bool:
 
 def made_here(base: Path) -> dict[str, Any] | None:
     """What the corrupted set in `base` was made with, if `data.prepare` made it."""
-    path = base / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_record(base / RECORD)
 
 
 def title_of(
@@ -181,6 +180,7 @@ def title_of(
     clean: FolderImages,
     corrupted: Sequence[FolderImages],
     made: bool,
+    name: str | None = None,
 ) -> str:
     """The true name of the data: "ImageNet" for the whole published set alone.
 
@@ -189,17 +189,20 @@ def title_of(
         clean: the validation images, of the same classes.
         corrupted: those of each corrupted condition.
         made: whether the corruptions are of our own generator.
+        name: of a set that is not ImageNet.
     """
     whole = all(images.same_files(clean) for images in corrupted)
     if whole and is_published(training, clean):
         return "ImageNet"
-    wordnet = all(WORDNET.fullmatch(name) for name in clean.classes)
+    if name is None:
+        wordnet = all(WORDNET.fullmatch(own) for own in clean.classes)
+        name = "imagenet-subset" if wordnet else "image-folder"
     n_train = 0 if training is None else len(training)
     counts = f"{len(clean.classes)} classes, {n_train}+{len(clean)} images"
     if (least := min(map(len, corrupted), default=len(clean))) != len(clean):
         counts += f", {least} a condition"
     own = ", corruptions made here" if made else ""
-    return f"{'imagenet-subset' if wordnet else 'image-folder'} ({counts}{own})"
+    return f"{name} ({counts}{own})"
 
 
 def files_fingerprint(sets: Iterable[FolderImages]) -> str:

@@ -38,6 +38,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
 from tasks.interruption import SaveOnInterruption
+from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.results import PRETRAINED, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
@@ -89,6 +90,12 @@ class TaskCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+        )
+        parser.add_argument(
+            "--nonfinite",
+            type=NonFinite,
+            default="stop",
+            help="whether a step whose loss or gradient is not finite stops the run or is left out",
         )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "model.seed")
@@ -240,7 +247,10 @@ class TaskCLI(LightningCLI):
         every = self.config[self.subcommand].save_every
         if every:
             callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))
-        return [*callbacks, self.timer, SaveOnInterruption(self.directory.last)]
+        policy = self.config[self.subcommand].nonfinite
+        self.numbers = WatchNumbers(policy, self.directory.last)
+        watches = [self.numbers, WatchClasses(), SaveOnInterruption(self.directory.last)]
+        return [*callbacks, self.timer, *watches]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -269,7 +279,10 @@ class TaskCLI(LightningCLI):
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
-            self.directory.finish({"steps": self.trainer.global_step, "seconds": seconds})
+            record = {"steps": self.trainer.global_step, "seconds": seconds}
+            if self.numbers.skipped:
+                record["skipped"] = self.numbers.skipped
+            self.directory.finish(record)
             rank_zero_info(f"Finished: {self.directory.path}")
 
     def after_validate(self) -> None:
@@ -381,6 +394,7 @@ def _quiet() -> None:
         r"Checkpoint directory .* exists and is not empty",  # a resumed run
         r".*does not have many workers",  # images in memory need none
         r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
+        r"predict returned None",  # predictions are written to files
     ):
         warnings.filterwarnings("ignore", message)
     # The sentence alone: where in the code it was said helps no user.

@@ -45,12 +45,12 @@ def read_results(path: Path) -> Iterator[Record]:
     """Every readable line of a file; damaged ones are named in a warning and passed over."""
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             warnings.warn(f"{path}, line {number} is passed over: {error}", stacklevel=2)
             continue
         if isinstance(record, dict):

@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from data.errors import quoted
+
 __all__ = ["Row", "Table"]
 
 # Those of a classification's test.
@@ -107,8 +109,13 @@ class Table:
     @staticmethod
     def load(path: Path) -> Table:
         """The table in a YAML file."""
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        rows = [Row(**row) for row in content.pop("rows")]
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            rows = [Row(**row) for row in content.pop("rows")]
+        except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise ValueError(
+                f"Expected {path} to be a table in YAML, but {quoted(error)}."
+            ) from error
         if settings := content.pop("settings", None):
             rows = [
                 replace(row, setting=name, options={**options, **row.options})
