@@ -38,7 +38,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
 from tasks.interruption import SaveOnInterruption
-from tasks.results import append_result, environment
+from tasks.results import FORMAT, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
@@ -264,6 +264,7 @@ class TaskCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         record = {
+            "format": FORMAT,
             "task": self.task,
             "name": config.name,
             "seed": config.seed_everything,
@@ -328,6 +329,16 @@ class _Parsed(Exception):
 
 
 class _ParseOnly(TaskCLI):
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for: each costs a good part of a second."""
+        every = LightningCLI.subcommands()
+        wanted = self.asked[0] if self.asked else ""
+        return {wanted: every[wanted]} if wanted in every else every
+
+    def __init__(self, model_class: type[CNSNModule], task: str, args: list[str]) -> None:
+        self.asked = args
+        super().__init__(model_class, task, args)
+
     def before_instantiate_classes(self) -> None:
         raise _Parsed(self.recipe_of_subcommand())
 

@@ -45,7 +45,7 @@ class Row:
             tests with options of its own, so that it is trained once.
         reported: the paper's value of the table's metric; None where no source could be read.
         independent: that of a published reproduction by others.
-        independent_per_corruption: its parts.
+        independent_per_corruption: its parts, in the order of `data.corruptions.CORRUPTIONS`.
     """
 
     name: str
@@ -82,6 +82,8 @@ class Table:
         setting: header of the rows' settings.
         breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
         note: what the numbers show and what not; stands under the table.
+        samples: training samples of an epoch, for the expected cost; by `data.source` where rows
+            have several.
         pivot: one line a method and one column a setting, with the mean over settings.
         paper: whether it is one of the paper's, whose values then stand beside ours, or the word
             that none could be read.
@@ -99,6 +101,7 @@ class Table:
     setting: str = "setting"
     breakdown: str = "corruption"
     note: str = ""
+    samples: int | dict[str, int] | None = None
     pivot: bool = False
     paper: bool = False
 
