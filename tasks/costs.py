@@ -37,6 +37,8 @@ USUAL_SIZE = {"CIFAR": 32, "Digits": 16, "ImageNet": 224}
 
 def operations_of(table: Table, row: Row) -> float | None:
     """Floating-point operations of one seed; None where the table does not say how many samples."""
+    if row.untrained:
+        return 0.0
     row = table.trained(row)
     config = copy.deepcopy(_merged((*table.configs, *row.configs)))
     for name, value in row.options.items():
@@ -55,6 +57,8 @@ def amount(operations: float | None, tflops: float) -> str:
     """Operations, and the hours that they take at a sustained speed of `tflops`."""
     if operations is None:
         return "unknown"
+    if operations == 0:
+        return "no training"
     power, unit = next((p, u) for p, u in UNITS if operations >= 10**p / 10)
     count = f"{_rounded(operations / 10**power)} {unit}"
     hours = operations / (tflops * 1e12) / 3600

@@ -14,9 +14,20 @@ from typing import Any
 
 import torch
 
-__all__ = ["FORMAT", "append_result", "environment", "fault_of", "is_final", "read_results", "scan"]
+__all__ = [
+    "FORMAT",
+    "PRETRAINED",
+    "append_result",
+    "environment",
+    "fault_of",
+    "is_final",
+    "read_results",
+    "scan",
+]
 
 Record = dict[str, Any]
+# How a record says that its weights were given, and nothing was trained.
+PRETRAINED = "pretrained weights"
 # Of a line; raised when a line's fields change their meaning. Lines without the field are of 1.
 FORMAT = 1
 # What a table needs of a line.
@@ -66,7 +77,7 @@ def scan(path: Path) -> Iterator[tuple[int, Record | None, str]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:  # also bytes that are no UTF-8
+        except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
             yield number, None, f"damaged: {error}"
             continue
         if not isinstance(record, dict):
@@ -96,13 +107,14 @@ def read_results(path: Path) -> Iterator[Record]:
             yield record
 
 
-def is_final(record: Record, metric: str) -> bool:
+def is_final(record: Record, metric: str, *, untrained: bool = False) -> bool:
     """Whether a line may stand in a table whose main value is `metric`.
 
-    The run was trained to its end, and tested by its last epoch, on all of the test.
+    The run was trained to its end, and tested by its last epoch, on all of the test; or, of a row
+    that is `untrained`, the test is that of pretrained weights.
     """
     whole = metric in record.get("summary", {}) and "limited" not in record
-    return record.get("selection") == "last epoch" and whole
+    return record.get("selection") == (PRETRAINED if untrained else "last epoch") and whole
 
 
 def environment(used: torch.device) -> Record:

@@ -15,7 +15,7 @@ from tasks.costs import amount, operations_of
 from tasks.results import is_final, scan
 from tasks.run_directory import portable
 from tasks.table_records import dataset_of, same_recipe
-from tasks.table_runs import Places, Run, State
+from tasks.table_runs import Places, Run, State, runs_of
 from tasks.table_spec import Row, Table
 from tasks.table_text import cell
 
@@ -47,9 +47,13 @@ class RowState:
 
 def row_states_of(table: Table, rows: list[Row], seeds: int, places: Places) -> list[RowState]:
     """The state of each row's seeds 0 to `seeds` - 1."""
+    untrained = {table.run_name(row): row.untrained for row in table.rows}
     by_name: dict[str, list[Record]] = {}
     for _, record, fault in scan(places.results / f"{table.task}.jsonl"):
-        if record is not None and not fault and is_final(record, table.metric):
+        if record is None or fault:
+            continue
+        given = untrained.get(record["name"], False)
+        if is_final(record, table.metric, untrained=given):
             by_name.setdefault(record["name"], []).append(record)
     return [
         _row_state(table, row, seeds, places, by_name.get(table.run_name(row), [])) for row in rows
@@ -59,12 +63,12 @@ def row_states_of(table: Table, rows: list[Row], seeds: int, places: Places) -> 
 def _row_state(
     table: Table, row: Row, seeds: int, places: Places, records: list[Record]
 ) -> RowState:
-    runs = [Run(table=table, row=row, seed=seed, places=places) for seed in range(seeds)]
+    runs = runs_of(table, [row], seeds, places)
     if not records and not any(run.touched() for run in runs):
-        return RowState(row=row, states=["not run"] * seeds)
+        return RowState(row=row, states=["not run"] * len(runs))
     recipe = runs[0].recipe()
     if recipe is None:
-        return RowState(row=row, states=["refused"] * seeds)
+        return RowState(row=row, states=["refused"] * len(runs))
     asked = portable(recipe)
     own = [record for record in records if same_recipe(record["recipe"], asked)]
     by_seed = {record["seed"]: record for record in own}

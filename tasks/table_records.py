@@ -75,16 +75,16 @@ def gather(table: Table, results: Path) -> tuple[dict[str, Runs], list[str]]:
     Lines of an older recipe, and all but the newest line of a seed, are left out.
     """
     path = results / f"{table.task}.jsonl"
-    keys = {table.run_name(row): row.key for row in table.rows}
+    rows_by_name = {table.run_name(row): row for row in table.rows}
     found: dict[str, dict[str, list[Line]]] = {}
     notes = []
     for number, record, fault in scan(path):
-        key = None if record is None else keys.get(record.get("name", ""))
-        if record is None or (key is not None and fault):
+        row = None if record is None else rows_by_name.get(str(record.get("name")))
+        if record is None or (row is not None and fault):
             notes.append(f"{path}, line {number} is passed over, {fault}.")
-        elif key is not None and is_final(record, table.metric):
+        elif row is not None and is_final(record, table.metric, untrained=row.untrained):
             places = found.setdefault(dataset_of(record, table), {})
-            places.setdefault(key, []).append(Line(number, record))
+            places.setdefault(row.key, []).append(Line(number, record))
     chosen: dict[str, Runs] = {}
     left = _Left()
     for dataset, rows in found.items():

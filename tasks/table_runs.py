@@ -73,7 +73,8 @@ class Run:
         if self.row.trained_as:
             checkpoint = [f"--ckpt_path={self.trained.directory / 'checkpoints' / 'last.ckpt'}"]
         fit = [*task, "fit", *self.trained.arguments()]
-        return [fit, [*task, "test", *self.arguments(), *checkpoint]]
+        test = [*task, "test", *self.arguments(), *checkpoint]
+        return [test] if self.row.untrained else [fit, test]
 
     def recipe(self) -> dict[str, Any] | None:
         """What it asks for; None where its options are refused."""
@@ -169,18 +170,28 @@ def _yaml(value: Any) -> str:
 
 
 def runs_of(table: Table, rows: Iterable[Row], seeds: int, places: Places) -> list[Run]:
-    """Every row with seeds 0 to `seeds` - 1; all rows of a seed before the next seed."""
+    """Every row with seeds 0 to `seeds` - 1; all rows of a seed before the next seed.
+
+    What is not trained depends on no seed, and has the first alone.
+    """
     rows = list(rows)
     return [
-        Run(table=table, row=row, seed=seed, places=places) for seed in range(seeds) for row in rows
+        Run(table=table, row=row, seed=seed, places=places)
+        for seed in range(seeds)
+        for row in rows
+        if not (row.untrained and seed)
     ]
 
 
 def finished_runs(results: Path, table: Table) -> Done:
     """(name, hash, seed) of every result line that may stand in the table."""
+    untrained = {table.run_name(row): row.untrained for row in table.rows}
     records = (record for _, record, fault in scan(results / f"{table.task}.jsonl") if not fault)
-    final = (r for r in records if r is not None and is_final(r, table.metric))
-    return {(r["name"], str(r.get("config_hash")), r["seed"]) for r in final}
+    return {
+        (r["name"], str(r.get("config_hash")), r["seed"])
+        for r in records
+        if r and is_final(r, table.metric, untrained=untrained.get(r["name"], False))
+    }
 
 
 def row_states(runs: Sequence[Run]) -> Iterator[tuple[Run, State]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.results import PRETRAINED
 from tasks.table_records import Runs, breakdown_of, collect, independent_parts
 from tasks.table_spec import Row, Table
 from tasks.table_text import Lines, cell, comma_separated, latex, markdown, spread
@@ -16,6 +17,7 @@ __all__ = [
     "collect",
     "difference",
     "main_lines",
+    "markdown",
     "pivot_lines",
     "provenance",
     "render",
@@ -133,7 +135,8 @@ def provenance(table: Table, runs: Runs) -> str:
     units = each([r.get("unit", "images") for r in records])
     prints = each([r["fingerprint"] for r in records])
     counts = each([f"{r['n_train']} training and {r['n_test']} test {units}" for r in records])
-    trainers = [r["recipe"].get("trainer", {}) for r in records]
+    trained = [r for r in records if r["selection"] != PRETRAINED]
+    trainers = [r["recipe"].get("trainer", {}) for r in trained]
     length = {
         name: each([t[key] for t in trainers if t.get(key) not in (None, -1)])
         for name, key in (("Epochs", "max_epochs"), ("Steps", "max_steps"))
@@ -147,6 +150,8 @@ def provenance(table: Table, runs: Runs) -> str:
         text += f"Steps: {steps}. Training images with a label: {draws}. "
     seeds = each([r["seed"] for r in records])
     text += f"Seeds: {seeds}; mean ± standard deviation over seeds, last epoch. "
+    given = each([r["checkpoint"] for r in records if r not in trained])
+    text += f"Not trained here: {given}. " if given else ""
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
     if tested:
         text += f"Corruptions, each at 5 severities: {', '.join(tested)}. ECE: 15 bins. "
