@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,12 +143,10 @@ def breakdown_of(record: Record) -> dict[str, float]:
     """A record's main value by its parts: mean error of each corruption, or what the task names."""
     if "breakdown" in record:
         return dict(record["breakdown"])
-    errors: dict[str, float] = Counter()
-    counts: dict[str, int] = Counter()
+    errors: dict[str, list[float]] = {}
     for condition in record.get("conditions", []):
-        errors[condition["corruption"]] += condition["error"]
-        counts[condition["corruption"]] += 1
-    return {name: errors[name] / counts[name] for name in errors}
+        errors.setdefault(condition["corruption"], []).append(condition["error"])
+    return {name: statistics.mean(values) for name, values in errors.items()}
 
 
 def independent_parts(row: Row) -> dict[str, float]:
