@@ -214,7 +214,7 @@ def _bringing_nothing_back(trainer: L.Trainer) -> Iterator[None]:
 
 def _line_of(error: BaseException) -> str:
     """The innermost line of this project on the way to `error`; else of a library."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     own = [
         f for f in frames if f.filename.startswith(str(ROOT)) and "/benchmarks/" not in f.filename
     ]

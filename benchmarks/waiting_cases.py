@@ -124,7 +124,7 @@ def _adaptation(
 
 
 def _text(root: Path, crop: Any) -> tuple[CNSNModule, LightningDataModule]:
-    data = IMDbToSST2(str(root), str(root / "SST-2"), min_count=1, batch_size=8)
+    data = IMDbToSST2(str(root), str(root / "SST-2"), min_count=1, batch_size=8, eval_batch_size=16)
     network = TextCNN(vocabulary_size=data.vocabulary_size, dimension=8, filters=4)
     return Text(network, CNSNSpec(kind="cnsn", position="conv", crop=crop), ALWAYS), data
 

@@ -90,7 +90,7 @@ def test_training_figures_by_a_clock() -> None:
     assert monitor.trained is not None
     assert monitor.trained["images_per_second"] == pytest.approx(2 * 78 / 10)
     assert monitor.trained["data_wait"] == pytest.approx(2.5 / 10)
-    assert "16 images a second, 4,000 ms a step; 25.0 % of the time" in in_words(monitor.trained)
+    assert "16 images a second, 5,000 ms a step; 25.0 % of the time" in in_words(monitor.trained)
 
 
 def test_test_figures_by_a_clock() -> None:
