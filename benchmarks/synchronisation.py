@@ -214,7 +214,12 @@ def _bringing_nothing_back(trainer: L.Trainer) -> Iterator[None]:
 
 def _line_of(error: BaseException) -> str:
     """The innermost line of this project on the way to `error`; else of a library."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    library = str(Path(torch.__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith(library)
+    ]
     own = [
         f for f in frames if f.filename.startswith(str(ROOT)) and "/benchmarks/" not in f.filename
     ]

@@ -290,7 +290,7 @@ class TaskCLI(LightningCLI):
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
-            record = {"steps": self.trainer.global_step, "seconds": seconds}
+            record: dict[str, Any] = {"steps": self.trainer.global_step, "seconds": seconds}
             if self.speed.trained is not None:
                 record["speed"] = self.speed.trained
                 rank_zero_info(f"Trained at {in_words(self.speed.trained)}.")

@@ -105,7 +105,8 @@ class SpeedMonitor(L.Callback):
         if not self._first:
             self._total.add(*step)
         self._first = False
-        if self._recent.batches == trainer.log_every_n_steps:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._recent.batches == every:
             self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
