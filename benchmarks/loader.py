@@ -11,8 +11,8 @@ ratios are of neighbouring turns.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import machine
-from benchmarks.timing import Table, Times, clock_of, take_turns
+from benchmarks.table import Table, rates
+from benchmarks.timing import Turns, take_turns
 from cnsn.nets import wide_resnet
 from data.augmentations import Augmentation, AugMix, AutoAugment, CutMix, Cutout
 from data.classification import Arrays, ImageClassificationData
@@ -144,23 +145,21 @@ def main() -> None:
     for step in (Cutout(), CutMix(), AutoAugment(), AugMix()):
         ways[f"loader, {type(step).__name__}"] = whole(device, augment=[step])
     sides = {**parts(device), **{f"whole: {name}": way for name, way in ways.items()}}
-    clock = clock_of(device)
-    times = take_turns(sides, clock, options.seconds)
-    step_times = take_turns({"step": training_step(device)}, clock, 2 * options.seconds)["step"]
-    text = report(times, step_times, device)
-    print(text)
+    measure = partial(take_turns, device=device, at_least=5, clock=time.process_time)
+    turns = measure(sides, seconds=options.seconds * len(sides))
+    step = measure({"step": training_step(device)}, seconds=4 * options.seconds)
+    text = report(turns, step, device)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
 
 
-def report(times: dict[str, Times], step: Times, device: torch.device) -> str:
-    reference = times["whole: loader"]
-    table = Table("part", "images/s", "quartiles", "time in whole: loader", "step / part")
-    for name, own in times.items():
-        ratio = statistics.median(a / b for a, b in zip(own, reference, strict=True))
-        feeds = statistics.median(step) / statistics.median(own)
-        table.add(name, *own.rates(BATCH), f"{ratio:.3f}", f"{feeds:.1f}")
-    table.add("training step of WideResNet-40-2", *step.rates(BATCH), "", "1")
+def report(turns: Turns, step: Turns, device: torch.device) -> str:
+    table = Table("part", "images/s", "quartiles", "time / whole: loader", "step / part")
+    for name in turns.times:
+        ratio, _, _ = turns.ratio(name, "whole: loader")
+        feeds = step.median("step") / turns.median(name)
+        table.add(name, *rates(turns, name, BATCH), f"{ratio:.3f}", f"{feeds:,.0f}")
+    table.add("training step of WideResNet-40-2", *rates(step, "step", BATCH), "", 1)
     sizes = []
     for resident in (False, True):
         data = Smooth(resident=resident)
@@ -173,7 +172,7 @@ def report(times: dict[str, Times], step: Times, device: torch.device) -> str:
         f"host thread feeds. A batch crosses to the device as {sizes[0]:,} bytes, and as "
         f"{sizes[1]:,} where the images are resident; as float32 it would be {floats:,}. "
         f"{'The step is in bfloat16. ' if device.type == 'cuda' else ''}"
-        f"{'Clock' if device.type == 'cuda' else 'Processor'} time, one thread of {machine()}. "
+        f"{'The GPU' if device.type == 'cuda' else 'Processor'} time, one thread of {machine()}. "
         f"Made by `python -m benchmarks.loader --device {device.type}`.\n"
     )
 

@@ -11,7 +11,6 @@ ratios are of neighbouring turns.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.machine import machine
-from benchmarks.timing import Table, clock_of, take_turns
+from benchmarks.step import megabytes_kept
+from benchmarks.table import Table
+from benchmarks.timing import take_turns
 from benchmarks.traffic import measured_traffic, network, ring_bytes, sizes_of
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
@@ -55,62 +56,51 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def step_of(setting: Setting, spec: CNSNSpec, device: torch.device) -> Callable[[], Tensor]:
-    """Forward and backward; returns the loss."""
+def step_of(
+    setting: Setting, spec: CNSNSpec, device: torch.device
+) -> tuple[Callable[[], None], float]:
+    """Forward and backward, and the MB that a forward keeps for backward, parameters apart."""
     torch.manual_seed(0)
     net = insert(wide_resnet(depth=16, width=setting.width), spec)
     net = net.to(device, memory_format=torch.channels_last)
     images = torch.randn(setting.batch, 3, setting.size, setting.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     label = torch.arange(setting.batch, device=device) % 10
+    active = setting.k if crossnorm_sites(net) else 0
 
-    def step() -> Tensor:
+    def step() -> None:
         net.zero_grad()
-        with crossnorm_active(net, setting.k if crossnorm_sites(net) else 0):
+        with crossnorm_active(net, active):
             loss = F.cross_entropy(net(images), label)
         loss.backward()
-        return loss
 
-    return step
-
-
-def bytes_saved(step: Callable[[], Tensor]) -> int:
-    """Of different memory that a step's backward keeps, parameters included."""
-    kept: dict[int, int] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        step()
-    return sum(kept.values())
+    with crossnorm_active(net, active):
+        return step, megabytes_kept(net, images)
 
 
 def growth(device: torch.device, seconds: float) -> Table:
-    table = Table("setting", "plain, ms", "CNSN, ms", "CNSN / plain", "saved, MiB", "of plain")
+    table = Table("setting", "plain, ms", "CNSN, ms", "CNSN / plain", "kept, MB", "of plain")
     for axis, values in AXES.items():
         for value in values:
             setting = replace(Setting(), **{axis: value})
-            sides = {
-                "plain": step_of(setting, CNSNSpec(), device),
-                "CNSN": step_of(setting, CNSN, device),
-            }
-            times = take_turns(sides, clock_of(device), seconds)
-            plain, own = times["plain"], times["CNSN"]
-            ratios = [b / a for a, b in zip(plain, own, strict=True)]
-            first, middle, third = statistics.quantiles(ratios, n=4)
-            saved = [bytes_saved(step) for step in sides.values()]
+            plain, kept_plain = step_of(setting, CNSNSpec(), device)
+            own, kept_own = step_of(setting, CNSN, device)
+            turns = take_turns(
+                {"plain": plain, "CNSN": own},
+                seconds=2 * seconds,
+                device=device,
+                at_least=5,
+                clock=time.process_time,
+            )
+            ratio, first, third = turns.ratio("CNSN", "plain")
             table.add(
                 f"{axis} {value}",
-                f"{1000 * plain.median:.1f}",
-                f"{1000 * own.median:.1f}",
-                f"{middle:.2f} ({first:.2f} to {third:.2f})",
-                f"{saved[1] / 2**20:.1f}",
-                f"{saved[1] / saved[0]:.2f}",
+                f"{turns.median('plain'):.1f}",
+                f"{turns.median('CNSN'):.1f}",
+                f"{ratio:.2f} ({first:.2f}-{third:.2f})",
+                f"{kept_own:.1f}",
+                f"{kept_own / kept_plain:.2f}",
             )
-            print(table.lines[-1], flush=True)
     return table
 
 
@@ -206,8 +196,8 @@ def main() -> None:
         f"# How the cost grows\n\n"
         f"Forward and backward of WideResNet-16, float32; where nothing else is said, 16 images of "
         "32x32, width 1 and one active site. Medians by "
-        f"{clock}, ratios of neighbouring turns with their quartiles. Saved is what the backward "
-        f"keeps.\n\n{growth(device, options.seconds)}\n\n"
+        f"{clock}, ratios of neighbouring turns with their quartiles. Kept is what a forward "
+        f"keeps for backward.\n\n{growth(device, options.seconds)}\n\n"
         "## Reading processes\n\nJPEG files of 500x400, a random crop of each to 224x224, by the "
         f"clock, without a training process beside them.\n\n{reading(tuple(options.workers))}\n\n"
         "## Training processes\n\nBytes that a process sends in a training step of WideResNet-16-1 "
@@ -220,7 +210,6 @@ def main() -> None:
         f"One thread a process of {machine()}. Made by "
         f"`python -m benchmarks.scaling --device {device.type}`.\n"
     )
-    print(text)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
 

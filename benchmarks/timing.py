@@ -1,88 +1,74 @@
-"""Turns of several sides in one process, and the table of what they took."""
+"""Alternating measurements in one process, whose ratios mean something on a busy machine."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Table", "Times", "clock_of", "take_turns"]
-
-WARM_UP = 2
-LEAST = 5
+__all__ = ["Turns", "take_turns"]
 
 
-class Times(list[float]):
-    """Seconds of each turn."""
+@dataclass(frozen=True)
+class Turns:
+    """Milliseconds of each candidate, turn by turn."""
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self)
+    times: Mapping[str, list[float]]
 
-    def quartiles(self) -> tuple[float, float]:
-        first, _, third = statistics.quantiles(self, n=4)
+    def median(self, name: str) -> float:
+        return statistics.median(self.times[name])
+
+    def spread(self, name: str) -> tuple[float, float]:
+        """First and third quartile; the extremes where there are fewer than four turns."""
+        times = self.times[name]
+        if len(times) < 4:
+            return min(times), max(times)
+        first, _, third = statistics.quantiles(times, n=4)
         return first, third
 
-    def rates(self, units: int) -> tuple[str, str]:
-        """Units a second: the median, and the quartiles."""
-        first, third = self.quartiles()
-        return f"{units / self.median:,.0f}", f"{units / third:,.0f} to {units / first:,.0f}"
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """On a GPU the clock, once its work is done; else the processor's time of this process.
-
-    The processor's time does not measure what else the machine does.
-    """
-    if device.type == "cpu":
-        return time.process_time
-
-    def clock() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock
+    def ratio(self, name: str, to: str) -> tuple[float, float, float]:
+        """Median and quartiles of the ratios of neighbouring turns."""
+        ratios = [a / b for a, b in zip(self.times[name], self.times[to], strict=True)]
+        return statistics.median(ratios), *Turns({"": ratios}).spread("")
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], object]],
-    clock: Callable[[], float],
-    seconds: float,
+    candidates: Mapping[str, Callable[[], object]],
     *,
-    least: int = LEAST,
-) -> dict[str, Times]:
-    """Run the sides in turn for about `seconds` each, after two turns to warm up.
+    seconds: float,
+    device: torch.device,
+    at_least: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Turns:
+    """Run the candidates one after the other, again and again, for about `seconds`.
 
-    Args:
-        sides: what is measured.
-        clock: see :func:`clock_of`.
-        seconds: for each side, on average.
-        least: turns that all take whatever the time.
+    On a GPU the device's own time is taken, else that of `clock`: with ``time.process_time`` other
+    load of the machine matters little. Every candidate runs once before it counts.
     """
-    found = {name: Times() for name in sides}
-    turn, spent = 0, 0.0
-    while turn < WARM_UP + least or spent < seconds * len(sides):
-        for name, work in sides.items():
-            start = clock()
-            work()
-            took = clock() - start
-            if turn >= WARM_UP:
-                found[name].append(took)
-                spent += took
-        turn += 1
-    return found
+    for run in candidates.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    end, turns = time.perf_counter() + seconds, 0
+    while turns < at_least or time.perf_counter() < end:
+        for name, run in candidates.items():
+            times[name].append(_milliseconds(run, device, clock))
+        turns += 1
+    return Turns(times)
 
 
-class Table:
-    """A table in Markdown."""
-
-    def __init__(self, *header: str) -> None:
-        self.lines = [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
-
-    def add(self, *cells: object) -> None:
-        self.lines.append(f"| {' | '.join(map(str, cells))} |")
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines)
+def _milliseconds(
+    run: Callable[[], object], device: torch.device, clock: Callable[[], float]
+) -> float:
+    if device.type != "cuda":
+        start = clock()
+        run()
+        return (clock() - start) * 1e3
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    run()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last)

@@ -20,22 +20,17 @@ from tasks.speed import SpeedMonitor
 
 TRAINING = [
     "classification",
+    "classification, CNSN with crops",
+    "classification, data on the device",
     "classification, colours and adversarial",
     "classification, AugMix",
     "classification, CutMix",
-    "fixmatch, none, 3 unlabelled images a labelled one",
-    "segmentation, none",
-]
-PENDING = [
-    "classification, CNSN with crops",
-    "classification, data on the device",
     "fixmatch, cnsn, 3 unlabelled images a labelled one",
     "segmentation, cnsn",
     "adaptation, source, style of the target, adversary 1",
     "adaptation, per_domain, style of the source, adversary 0",
-    "text, crop neither",
+    "text, crop both",
 ]
-blocking = pytest.mark.xfail(reason="CrossNorm copies its permutation to the device blocking")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return cases(tmp_path_factory.mktemp("waiting"))
 
 
-@pytest.mark.parametrize(
-    "name", [*TRAINING, *(pytest.param(name, marks=blocking) for name in PENDING)]
-)
+@pytest.mark.parametrize("name", TRAINING)
 def test_training_steps(
     made: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
