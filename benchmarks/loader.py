@@ -11,6 +11,7 @@ ratios are of neighbouring turns.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path

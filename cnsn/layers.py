@@ -150,8 +150,7 @@ class CrossNorm(nn.Module):
     def _boxed(self, mask: Tensor) -> Tensor:
         """The positions of `mask` in a random box: the same share of every sequence's own."""
         lengths = mask.sum(1, keepdim=True)
-        # As long as the batch is padded to; to ask for the longest would wait for a GPU.
-        longest = mask.shape[1]
+        longest = int(lengths.max())
         if longest < 2:
             return mask
         start, _, length, _ = sample_box(

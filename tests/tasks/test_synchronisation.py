@@ -29,7 +29,7 @@ TRAINING = [
     "segmentation, cnsn",
     "adaptation, source, style of the target, adversary 1",
     "adaptation, per_domain, style of the source, adversary 0",
-    "text, crop both",
+    "text, crop neither",
 ]
 
 
