@@ -99,11 +99,18 @@ def workspace_of(spec: Spec, *, entity: str, project: str) -> Any:
         ) from error
 
     def panel_of(panel: Panel) -> Any:
+        metrics: Any = panel.metrics
         if panel.kind == "line":
-            return wr.LinePlot(title=panel.title, x=STEP, y=panel.metrics, log_y=panel.log_y)
+            return wr.LinePlot(title=panel.title, x=STEP, y=metrics, log_y=panel.log_y)
         if panel.kind == "bar":
-            options = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-            return wr.BarPlot(title=panel.title, metrics=panel.metrics, **options)
+            # Seeds of a configuration as one bar, with their spread.
+            return wr.BarPlot(
+                title=panel.title,
+                metrics=metrics,
+                groupby="Group",
+                groupby_aggfunc="mean",
+                groupby_rangefunc="stddev",
+            )
         if panel.kind == "table":
             return wr.WeavePanelSummaryTable(table_name=panel.metrics[0])
         return wr.MediaBrowser(title=panel.title, media_keys=panel.metrics)

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data.corruptions import CORRUPTIONS
 from tasks.table_records import Runs, breakdown_of, collect, independent_parts
@@ -93,7 +94,7 @@ class Number:
 def numbers_of(table: Table, dataset: str, runs: Runs) -> Iterator[Number]:
     """Every number of a table on one data set, also those that have not run."""
     own = dataset == table.dataset and table.paper
-    shared = {"table": table.key, "dataset": dataset}
+    shared: dict[str, Any] = {"table": table.key, "dataset": dataset}
     for row in table.rows:
         records = runs.get(row.key, [])
         seeds = [r["seed"] for r in records]

@@ -56,7 +56,7 @@ class DashboardLogger(WandbLogger):
     ) -> None:
         options: dict[str, Any] = {"entity": entity, "group": group, "job_type": job_type}
         options |= {"tags": None if tags is None else list(tags), "notes": notes}
-        super().__init__(name=name, project=project, save_dir=save_dir, **options)
+        super().__init__(name=name, project=project, save_dir=save_dir or ".", **options)
         self._defined: set[str] = set()
 
     @property
@@ -87,12 +87,10 @@ def best_of(name: str) -> str | None:
     A test has one value each, and no better one.
     """
     split, _, quantity = name.partition("/")
-    if split not in ("train", "val"):
-        return None
     last = quantity.rpartition("_")[2]
-    if last in BETTER_LOW:
+    if split in ("train", "val") and last in BETTER_LOW:
         return "min"
-    return "max" if last in BETTER_HIGH else None
+    return "max" if split == "val" and last in BETTER_HIGH else None
 
 
 def _identity(folder: Path, job: str) -> str:

@@ -18,6 +18,7 @@ from tasks.costs import amount, operations_of
 from tasks.paper_tables import write_document
 from tasks.results import append_result
 from tasks.row_states import describe, row_states_of
+from tasks.run_directory import portable
 from tasks.table_records import collect, gather
 from tasks.table_runs import Places, Run
 from tasks.table_spec import Row, Table
@@ -234,7 +235,7 @@ def test_the_list_says_where_every_row_stands(
     assert all("not run  " in line for line in listed().values()) and asked == []
     stored = recipe(Run(table=table, row=table.rows[0], seed=0, places=places))
     asked.clear()
-    record = cifar_record(0, 0.5, name="toys/Net/CN", dataset="d", recipe=stored)
+    record = cifar_record(0, 0.5, name="toys/Net/CN", dataset="d", recipe=portable(stored))
     record |= {"finished": {"seconds": 7200.0}, "device": "GPU"}
     append_result(places.results / "toy.jsonl", record)
     other = {**stored, "trainer": {"max_epochs": 1}}
