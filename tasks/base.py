@@ -78,7 +78,7 @@ class CNSNModule(L.LightningModule):
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
-    HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
+    HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
     metrics: dict[str, Any]
 
     def __init__(
