@@ -14,7 +14,7 @@ __all__ = ["instantiate"]
 
 
 def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, Any]:
-    """The task's module and its data module; the weights are fresh, as a checkpoint has them all."""
+    """The task's module and data module; the weights are fresh, as a checkpoint has them all."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(task, "model")
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
