@@ -31,7 +31,7 @@ from tasks.visualize.figures import (
     gates_figure,
 )
 from tasks.visualize.shift import distances_of, gates_of, statistics_of
-from tasks.visualize.trained import Trained, load_trained, train_on_digits
+from tasks.visualize.trained import Trained, load_all, train_on_digits
 
 FIGURES = ("exchange", "features", "distances", "gates")
 
@@ -60,7 +60,7 @@ def draw_features(trained: Trained, severity: int, out: Path) -> str:
     exchange = exchange_at(trained, site, images)
     decoded, left = decode(trained, site, exchange.after[:1], images[:1])
     names = ("clean", f"another image,\n{corruption} {severity}")
-    title = f"CrossNorm after the first block of {trained.name}; decoding leaves {100 * left:.0f} %"
+    title = f"CrossNorm at the first site of {trained.name}; decoding leaves {100 * left:.0f} %"
     title += " of the distance in features"
     path = features_figure(images, exchange, decoded, names, title, out / "features.png")
     text = "channels of a clean image (content) and of another, corrupted one (style), and the"
@@ -85,14 +85,16 @@ def draw_distances(networks: Sequence[Trained], severity: int, limit: int, out: 
     path = distances_figure(found, gated, title, out / "distances.png")
     lines = [f"{path}: how far corruption moves each layer's channel statistics. Means over all:"]
     for name, own in found.items():
-        sides = [
-            [pair for d in own.values() for pair in side(d)]
-            for side in (lambda d: d.before, lambda d: d.after)
-        ]
-        mean = [sum(m + s for m, s in side) / (2 * len(side)) for side in sides]
-        after = f", after SelfNorm {mean[1]:.2f}" if name in gated else ""
-        lines.append(f"    {name}: {mean[0]:.2f}{after}")
+        before = _mean([pair for d in own.values() for pair in d.before])
+        after = _mean([pair for d in own.values() for pair in d.after])
+        lines.append(
+            f"    {name}: {before:.2f}" + f", after SelfNorm {after:.2f}" * (name in gated)
+        )
     return "\n".join(lines)
+
+
+def _mean(pairs: Sequence[tuple[float, float]]) -> float:
+    return sum(m + s for m, s in pairs) / (2 * len(pairs))
 
 
 def draw_gates(networks: Sequence[Trained], severity: int, limit: int, out: Path) -> str:
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if set(options.only) == {"exchange"}:
             return 0
         paths = options.ckpt_path or train_on_digits(options.runs)
-        networks = [load_trained(path) for path in paths]
+        networks = load_all(paths)
         common = (networks, options.severity, options.limit, options.out)
         if "features" in options.only:
             print(draw_features(networks[0], options.severity, options.out), flush=True)

@@ -116,9 +116,10 @@ def features_figure(
         row[0].set_ylabel(label, fontsize=8)
         for axis, channel in zip(row[1:], chosen, strict=True):
             shown = maps[channel].numpy()
-            every = [m[channel] for _, _, m in rows]
-            low, high = (float(f([getattr(m, n)() for m in every])) for f, n in ENDS)
-            axis.imshow(shown, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+            every = np.stack([m[channel].numpy() for _, _, m in rows])
+            axis.imshow(
+                shown, cmap="viridis", vmin=every.min(), vmax=every.max(), interpolation="nearest"
+            )
             axis.set_xlabel(f"μ {shown.mean():.2f}  σ {shown.std(ddof=1):.2f}", fontsize=7)
         for axis in row:
             axis.set_xticks([])
@@ -129,9 +130,6 @@ def features_figure(
         axis.set_title(f"channel {channel}", fontsize=8)
     figure.suptitle(title, fontsize=9)
     return _save(figure, path)
-
-
-ENDS = ((min, "min"), (max, "max"))
 
 
 def _relative_change(before: Tensor, after: Tensor) -> Tensor:

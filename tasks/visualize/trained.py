@@ -24,7 +24,7 @@ from tasks.instantiate import instantiate
 from tasks.runner import Places, Run
 from tasks.table_spec import Table
 
-__all__ = ["Trained", "load_trained", "train_on_digits"]
+__all__ = ["Trained", "load_all", "load_trained", "train_on_digits"]
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "configs" / "studies" / "quickstart.yaml"
@@ -39,11 +39,13 @@ class Trained:
         name: of its method.
         module: the task's module.
         data: its data module, ready for the test.
+        options: of that data module.
     """
 
     name: str
     module: Any
     data: Any
+    options: dict[str, Any]
 
     @property
     def sites(self) -> dict[str, CNSN]:
@@ -83,8 +85,20 @@ class Trained:
         return normalise(images, self.data.mean, self.data.std)
 
 
-def load_trained(checkpoint: Path) -> Trained:
-    """The network of a run's checkpoint.
+def load_all(checkpoints: Sequence[Path]) -> list[Trained]:
+    """The networks of several checkpoints; those of the same data share them.
+
+    Raises:
+        ValueError: see :func:`load_trained`.
+    """
+    networks: list[Trained] = []
+    for path in checkpoints:
+        networks.append(load_trained(path, networks))
+    return networks
+
+
+def load_trained(checkpoint: Path, others: Sequence[Trained] = ()) -> Trained:
+    """The network of a run's checkpoint, with the data of one of `others` if these are its own.
 
     Raises:
         ValueError: it is in no run directory of the classification task, or of another network.
@@ -112,9 +126,13 @@ def load_trained(checkpoint: Path) -> Trained:
         raise ValueError(f"Expected {checkpoint} to hold its network's weights, but {report}.")
     module.load_state_dict(state, strict=True)
     module.eval()
-    data.prepare_data()
-    data.setup("test")
-    return Trained(str(config["name"]).rpartition("/")[2].replace("_", " "), module, data)
+    # Corrupted images take longer to make than anything here to draw.
+    same = next((other.data for other in others if other.options == config["data"]), None)
+    if same is None:
+        data.prepare_data()
+        data.setup("test")
+    name = str(config["name"]).rpartition("/")[2].replace("_", " ")
+    return Trained(name, module, same or data, config["data"])
 
 
 def train_on_digits(runs: Path, rows: Sequence[str] = ROWS) -> list[Path]:
