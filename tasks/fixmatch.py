@@ -141,6 +141,10 @@ class FixMatch(CNSNModule):
                 "but got 'strong'."
             )
 
+    def units(self, batch: dict[str, Any]) -> int:
+        """Labelled and unlabelled images; each of the latter is seen in two views."""
+        return len(batch["label"]) + len(batch.get("weak", ()))
+
     # Training.
 
     def on_fit_start(self) -> None:
