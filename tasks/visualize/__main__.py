@@ -87,9 +87,8 @@ def draw_distances(networks: Sequence[Trained], severity: int, limit: int, out: 
     for name, own in found.items():
         before = _mean([pair for d in own.values() for pair in d.before])
         after = _mean([pair for d in own.values() for pair in d.after])
-        lines.append(
-            f"    {name}: {before:.2f}" + f", after SelfNorm {after:.2f}" * (name in gated)
-        )
+        second = f", after SelfNorm {after:.2f}" if name in gated else ""
+        lines.append(f"    {name}: {before:.2f}{second}")
     return "\n".join(lines)
 
 

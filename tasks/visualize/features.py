@@ -69,13 +69,15 @@ def decode(
         Float (1, 3, H, W) from 0 to 255, and the distance to the target that remains, relative to
         the distance at the start.
     """
-    image = start.float().clone().requires_grad_()
+    # A grey image stays grey: what differs between the colours is none of the features' doing.
+    grey = bool((start == start[:, :1]).all())
+    image = (start[:, :1] if grey else start).float().clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     errors = []
     with watched(trained) as seen:
         for _ in range(steps + 1):
-            trained.module(trained.inputs(image))
+            trained.module(trained.inputs(image.expand(start.shape)))
             loss = (seen[site][0] - target).square().mean()
             errors.append(loss.item())
             (gradient,) = torch.autograd.grad(loss, [image])
@@ -84,4 +86,4 @@ def decode(
             schedule.step()
             with torch.no_grad():
                 image.clamp_(0, 255)
-    return image.detach(), (errors[-1] / max(errors[0], 1e-12)) ** 0.5
+    return image.detach().expand(start.shape), (errors[-1] / max(errors[0], 1e-12)) ** 0.5
