@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Turns", "take_turns"]
+__all__ = ["Turns", "give_back_memory", "take_turns"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ def take_turns(
             times[name].append(_milliseconds(run, device, clock))
         turns += 1
     return Turns(times)
+
+
+def give_back_memory() -> None:
+    """Return freed memory, which is otherwise kept in pieces: the next maps may be larger."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _milliseconds(
