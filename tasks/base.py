@@ -72,6 +72,7 @@ class CNSNModule(L.LightningModule):
             None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
+        DATA: what the task's batches come from.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
     """
@@ -79,6 +80,7 @@ class CNSNModule(L.LightningModule):
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
     HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
+    DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     metrics: dict[str, Any]
 
     def __init__(
@@ -122,6 +124,21 @@ class CNSNModule(L.LightningModule):
     @staticmethod
     def add_arguments(parser: Any) -> None:
         """Add options of a task's own to its command line."""
+
+    def check_data(self, data: Any) -> None:
+        """Refuse a data module that is none of this task's, or contradicts the module's options.
+
+        Called before data are read.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if not isinstance(data, self.DATA):
+            wanted, kind = (f"{t.__module__}.{t.__qualname__}" for t in (self.DATA, type(data)))
+            raise ValueError(
+                f"Expected `data` to be a {wanted}, as this task needs it, but got {kind}: "
+                "configs/ has a file for every task and data set."
+            )
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         """Load `weights` into the plain network; a task may know other kinds of weights.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec
 from data.randomness import derive_seed
-from data.segmentation import DOMAINS
+from data.segmentation import DOMAINS, SourceAndTarget
 from data.segmentation_labels import CLASSES, IGNORE
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.optim import OptimizerSpec
@@ -78,6 +78,7 @@ class Segmentation(CNSNModule):
 
     # Chosen on the source alone: the target is not looked at.
     MONITOR = ("val/source_miou", "max")
+    DATA = SourceAndTarget
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     HEADS = ("classifier.", "aux_classifier.", "lateral.", "net.decoder.", "net.segmentation_head.")
 
