@@ -49,7 +49,7 @@ class CrossNormTraining:
             raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
         if self.k < 1:
             raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
-        if self.consistency < 0:
+        if not self.consistency >= 0:
             raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
 
 
@@ -124,6 +124,14 @@ class CNSNModule(L.LightningModule):
     @staticmethod
     def add_arguments(parser: Any) -> None:
         """Add options of a task's own to its command line."""
+
+    @staticmethod
+    def check_config(config: Any) -> None:
+        """Refuse options that contradict one another, before anything is built.
+
+        Raises:
+            ValueError: they do.
+        """
 
     def check_data(self, data: Any) -> None:
         """Refuse a data module that is none of this task's, or contradicts the module's options.

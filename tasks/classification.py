@@ -101,7 +101,7 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
-        if augmix < 0:
+        if not augmix >= 0:
             raise ValueError(f"Expected `augmix` to be 0 or more, but got {augmix}.")
         if adabn_passes < 1:
             raise ValueError(f"Expected `adabn_passes` to be at least 1, but got {adabn_passes}.")

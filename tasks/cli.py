@@ -63,7 +63,7 @@ def _plain(message: str) -> str:
         text = (
             f"{text[: union.start()]}{union[1].replace(' - ', ', or: ')}. Got{text[union.end() :]}"
         )
-    return text
+    return re.sub(r"NestedArg\(key='class_path', val='(.*?)'\)", r"\1", text)
 
 
 class TaskCLI(LightningCLI):
@@ -119,6 +119,7 @@ class TaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         check_options(self.config[self.config.subcommand])
+        self.task_class.check_config(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets options stored in a checkpoint beat the command line: not here."""

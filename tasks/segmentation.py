@@ -98,7 +98,7 @@ class Segmentation(CNSNModule):
         seed: int = 0,
     ) -> None:
         for name, value in (("auxiliary", auxiliary), ("pictures", pictures)):
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"Expected `{name}` to be 0 or more, but got {value}.")
         if crossnorm.consistency:
             raise ValueError(

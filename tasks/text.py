@@ -73,10 +73,11 @@ class Text(CNSNModule):
         """The data module."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def check_data(self, data: Any) -> None:
-        super().check_data(data)
-        network: Any = self.network
-        if network.options["freeze_embedding"] and data.glove is None:
+    @staticmethod
+    def check_config(config: Any) -> None:
+        # Of the data module alone, since to build it is to read the reviews.
+        freeze = config.get("model.network.init_args.freeze_embedding")
+        if freeze and config.get("data.init_args.glove") is None:
             raise ValueError(
                 "Expected `--data.glove` with `freeze_embedding`, but got none: random word "
                 "vectors must be trained."

@@ -105,6 +105,8 @@ FREE = {  # Options for which any whole number is right.
     "seed",
     "label_seed",
     "subset_seed",
+    # The data say it, whatever is typed.
+    "vocabulary_size",
 }
 
 
@@ -216,7 +218,7 @@ def by_hand() -> list[Mistake]:
             (["--data.sst2_splits=[exam]"], ["sst2_splits", "exam", "dev"]),
             (["--data.max_length=0"], ["max_length", "0", "at least"]),
             ([CN, "--model.crossnorm.k=99"], ["crossnorm.k", "99", "at most"]),
-            (["--config=configs/digits.yaml"], ["data", "Digits", "IMDbToSST2"]),
+            (["--config=configs/digits.yaml"], ["network", "WideResNet", "TextNetwork"]),
         ],
         "adaptation": [
             (["--model.style=target"], ["style", "target", "cnsn.kind"]),

@@ -53,13 +53,14 @@ def nothing_is_read_or_trained(monkeypatch: pytest.MonkeyPatch, root: Path) -> I
 
 def command(task: str, folder: Path) -> list[str]:
     configs, *_ = BASES[task]
-    root = (
-        [] if task in ROOTLESS else [f"--{'data.imdb' if task == 'text' else 'data.root'}=/nowhere"]
-    )
+    place = "data.imdb" if task == "text" else "data.root"
+    places = [] if task in ROOTLESS else [f"--{place}=/nowhere"]
+    pair = ["--data.source=plain", "--data.target=dim"] if task == "adaptation" else []
     return [
         "fit",
         *(f"--config=configs/{name}.yaml" for name in configs.split()),
-        *root,
+        *places,
+        *pair,
         "--trainer.accelerator=cpu",
         f"--runs={folder / 'runs'}",
         f"--results={folder / 'results'}",
