@@ -147,6 +147,10 @@ class Adaptation(CNSNModule):
             groups.append({"params": list(self.discriminator.parameters()), "lr": rate})
         return groups
 
+    def units(self, batch: dict[str, Any]) -> int:
+        """Images of both domains."""
+        return len(batch["label"]) + len(batch.get("target", ()))
+
     # ---------------------------------------------------------------------------------- training
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

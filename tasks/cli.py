@@ -30,9 +30,8 @@ from typing import Any, NoReturn
 import lightning as L
 import torch
 from filelock import FileLock
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -40,8 +39,10 @@ from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
 from tasks.interruption import SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
+from tasks.progress import Curves, progress_bar
 from tasks.results import PRETRAINED, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
+from tasks.speed import SpeedMonitor, in_words
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
 
@@ -75,6 +76,7 @@ class TaskCLI(LightningCLI):
         self.started = time.monotonic()
         self.lock: FileLock | None = None
         self.timer = Timer(verbose=False)
+        self.speed = SpeedMonitor()
         try:
             super().__init__(
                 model_class,
@@ -103,6 +105,9 @@ class TaskCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+        )
+        parser.add_argument(
+            "--speed", type=bool, default=True, help="log throughput, step time and memory"
         )
         parser.add_argument(
             "--nonfinite",
@@ -264,11 +269,17 @@ class TaskCLI(LightningCLI):
             loggers = []
         if loggers is not False:
             # A new version each start: resuming must not overwrite the curves before it.
-            csv = CSVLogger(str(self.directory.path), name="metrics")
+            csv = Curves(str(self.directory.path), name="metrics")
             trainer_config["logger"] = [csv, *_as_list(loggers)]
         if self.subcommand != "fit":
             trainer_config["enable_checkpointing"] = False
-        return self._instantiate_trainer(trainer_config, self._checkpoint_callbacks())
+        callbacks = self._checkpoint_callbacks()
+        if self.config[self.subcommand].speed:
+            callbacks.insert(0, self.speed)
+        own = [c for c in _as_list(trainer_config.get("callbacks")) if isinstance(c, ProgressBar)]
+        if trainer_config.get("enable_progress_bar") is not False and not own:
+            callbacks.append(progress_bar())
+        return self._instantiate_trainer(trainer_config, callbacks)
 
     def _checkpoint_callbacks(self) -> list[L.Callback]:
         if self.subcommand != "fit":
@@ -317,7 +328,10 @@ class TaskCLI(LightningCLI):
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
-            record = {"steps": self.trainer.global_step, "seconds": seconds}
+            record: dict[str, Any] = {"steps": self.trainer.global_step, "seconds": seconds}
+            if self.speed.trained is not None:
+                record["speed"] = self.speed.trained
+                rank_zero_info(f"Trained at {in_words(self.speed.trained)}.")
             if self.numbers.skipped:
                 record["skipped"] = self.numbers.skipped
             self.directory.finish(record)
@@ -346,6 +360,9 @@ class TaskCLI(LightningCLI):
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **environment(self.trainer.strategy.root_device),
         }
+        if self.speed.tested is not None:
+            record["speed"] = self.speed.tested
+            rank_zero_info(f"Tested at {in_words(self.speed.tested)}.")
         limit = self.trainer.limit_test_batches
         if isinstance(limit, int) or limit < 1:
             record["limited"] = limit  # A part of the test set; stands in no table.

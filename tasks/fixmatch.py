@@ -143,6 +143,10 @@ class FixMatch(CNSNModule):
     def setup(self, stage: str) -> None:
         self.pseudo_labels = PseudoLabels(self.data.num_classes)
 
+    def units(self, batch: dict[str, Any]) -> int:
+        """Labelled and unlabelled images; each of the latter is seen in two views."""
+        return len(batch["label"]) + len(batch.get("weak", ()))
+
     # Training.
 
     def on_fit_start(self) -> None:

@@ -58,6 +58,7 @@ NEUTRAL_MODEL = {
 NEUTRAL_DATA = {
     "workers",
     "eval_batch_size",
+    "resident",
     "corrupted",
     "corruptions",
     "severities",

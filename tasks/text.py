@@ -51,6 +51,7 @@ class Text(CNSNModule):
         ("data.num_classes", "model.network.init_args.num_classes", "instantiate"),
         ("data.vocabulary_size", "model.network.init_args.vocabulary_size", "instantiate"),
     )
+    UNIT = "texts"
 
     def __init__(
         self,

@@ -1,0 +1,208 @@
+"""Forward and backward of the layers against the textbook's, in copies of the map.
+
+    python -m benchmarks.layers                  # 1 and 2 threads, about 2 minutes
+    python -m benchmarks.layers --device cuda
+
+A copy is ``y.copy_(x)``, one read and one write of the map, in the same process. The reference is
+:mod:`cnsn.functional`, which the kernels are held to. Of each layer: forward, forward and backward,
+the bytes that it keeps for backward. The candidates take turns; ratios are those of neighbouring
+turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import machine
+from benchmarks.textbook import Box, TextbookCrossNorm, TextbookSelfNorm
+from benchmarks.timing import give_back_memory, take_turns
+from cnsn import CrossNorm, SelfNorm, kernels
+from tasks.cli import keep_freed_memory
+
+SHAPES = ((128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 56))
+CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))
+LAYERS = ("SelfNorm", "neither", "style", "content", "both")
+PLACE = ["map", "layout"]
+HEADER = (
+    "layer", "forward, copies", "forward + backward, copies", "textbook, copies",
+    "textbook / ours", "quartiles", "reference / ours", "kept", "textbook's",
+)  # fmt: skip
+
+Function = Callable[[Tensor], Tensor]
+
+
+def layers(name: str, x: Tensor) -> tuple[Function, Function]:
+    """Ours and the textbook's, with the same parameters, partners and boxes of half the area."""
+    if name == "SelfNorm":
+        ours, textbook = SelfNorm(x.shape[1]), TextbookSelfNorm(x.shape[1])
+        textbook.load_state_dict(ours.state_dict())
+        return ours.to(x.device), textbook.to(x.device, x.dtype)
+    size = x.shape[2]
+    side = round(size * 0.5**0.5)
+    order = torch.randperm(len(x))
+    content: Box | None = (1, size - side, side, side) if name in ("content", "both") else None
+    style: Box | None = (size - side, 1, side, side) if name in ("style", "both") else None
+
+    class Fixed(CrossNorm):
+        def draw(self, shape: torch.Size) -> tuple[Tensor, Box | None, Box | None]:
+            return order, content, style
+
+    layer = Fixed(crop=name)  # type: ignore[arg-type]
+    layer.active = True
+    place = order.to(x.device)
+    book = TextbookCrossNorm()
+    return layer, lambda x: book(x, place, content, style)
+
+
+def bytes_kept(layer: Function, x: Tensor) -> float:
+    """Distinct memory that a forward keeps for its backward, parameters apart, in maps."""
+    kept: dict[int, int] = {}
+    own = {p.data_ptr() for p in layer.parameters()} if isinstance(layer, nn.Module) else set()
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = layer(x)
+    del y
+    return sum(kept.values()) / (x.numel() * x.element_size())
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured of a layer on a map."""
+
+    threads: int | None
+    map: str
+    layout: str
+    layer: str
+    copies: tuple[float, float, float]
+    ratio: tuple[float, float, float]
+    reference: float
+    kept: tuple[float, float]
+
+    def cells(self) -> list[str]:
+        median, first, third = self.ratio
+        return [
+            *self.place(),
+            self.layer if self.layer == "SelfNorm" else f"CrossNorm, crop {self.layer}",
+            *(f"{c:.1f}" for c in self.copies),
+            f"{median:.1f}",
+            f"{first:.1f}-{third:.1f}",
+            f"{self.reference:.1f}",
+            *(f"{k:.2f}" for k in self.kept),
+        ]
+
+    def place(self) -> list[str]:
+        threads = [] if self.threads is None else [str(self.threads)]
+        return [*threads, self.map, self.layout]
+
+
+def measure(x: Tensor, name: str, seconds: float, threads: int | None) -> Line:
+    ours, textbook = layers(name, x)
+    dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
+
+    def both(layer: Function) -> Callable[[], None]:
+        def run() -> None:
+            leaf.grad = None
+            layer(leaf).backward(dy)
+
+        return run
+
+    def reference() -> None:
+        with kernels.disabled():
+            both(ours)()
+
+    turns = take_turns(
+        {
+            "copy": lambda: copy.copy_(x),
+            "forward": lambda: ours(leaf),
+            "ours": both(ours),
+            "reference": reference,
+            "textbook": both(textbook),
+        },
+        seconds=seconds,
+        device=x.device,
+    )
+    forward, whole, book = (turns.ratio(n, "copy")[0] for n in ("forward", "ours", "textbook"))
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return Line(
+        threads=threads,
+        map=f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}",
+        layout="channels_last" if last else "contiguous",
+        layer=name,
+        copies=(forward, whole, book),
+        ratio=turns.ratio("textbook", "ours"),
+        reference=turns.ratio("reference", "ours")[0],
+        kept=(bytes_kept(ours, leaf), bytes_kept(textbook, leaf)),
+    )
+
+
+def lines(device: torch.device, options: argparse.Namespace, threads: int | None) -> Iterator[Line]:
+    for shape in SHAPES if device.type == "cpu" else CUDA_SHAPES:
+        for dtype in options.dtypes:
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x = torch.randn(shape, device=device).to(getattr(torch, dtype))
+                x = x.contiguous(memory_format=layout)
+                for name in LAYERS:
+                    line = measure(x, name, options.seconds, threads)
+                    print(" | ".join(line.cells()), flush=True)
+                    yield line
+                    give_back_memory()
+
+
+def markdown(rows: list[list[str]]) -> str:
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def summary(found: list[Line], place: list[str]) -> str:
+    """A row for each map: textbook / ours of the layers, and what of a copy ours take."""
+    rows = [[*place, *("SelfNorm" if n == "SelfNorm" else f"CrossNorm, {n}" for n in LAYERS)]]
+    by_place: dict[tuple[str, ...], list[str]] = {}
+    for line in found:
+        cell = f"{line.ratio[0]:.1f} ({line.copies[1]:.1f})"
+        by_place.setdefault(tuple(line.place()), []).append(cell)
+    return markdown([*rows, *([*key, *cells] for key, cells in by_place.items())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="on CPU")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each line")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark_layers.md"))
+    options = parser.parse_args()
+    keep_freed_memory()
+    device, found = torch.device(options.device), []
+    for threads in options.threads if options.device == "cpu" else [None]:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        found += lines(device, options, threads)
+    place = ["threads", *PLACE] if options.device == "cpu" else PLACE
+    text = (
+        "# Layers: how many times faster than the textbook's\n\n"
+        + summary(found, place)
+        + "\n\nForward and backward: textbook / ours, and in brackets ours in copies of the map "
+        "(one read and one write). Medians of the ratios of neighbouring turns in one process. "
+        f"{machine()}. Made by `python -m benchmarks.layers`.\n\n## In detail\n\n"
+        + markdown([[*place, *HEADER], *(line.cells() for line in found)])
+        + "\n\nQuartiles are those of textbook / ours; the reference is cnsn.functional. "
+        "Kept are the bytes for backward, in maps.\n"
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
