@@ -504,6 +504,8 @@ def _own_words(error: Exception) -> str:
 
     A parser lists all the types that it tried; a loader's worker puts its traceback before.
     """
+    if isinstance(error, UnicodeDecodeError):
+        return f"Expected every config file to be UTF-8, but one is not: {error}."
     text = str(error)
     if text.startswith("Caught "):
         return text.rstrip().rpartition("\n")[2].partition(": ")[2]

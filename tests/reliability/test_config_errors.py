@@ -126,7 +126,7 @@ FILES = {
     "no mapping": ("- 1\n- 2\n", "config"),
     "not closed": ("model: {cnsn: [", "config"),
     "tabs": ("model:\n\tcnsn: 1\n", "config"),
-    "unknown section": ("modle: {}\n", "modle"),
+    "unknown section": ("modle: {cnsn: {kind: cn}}\n", "modle"),
     "not UTF-8": (b"model: \xff\xfe", "config"),
     "binary": (bytes(range(1, 32)), "config"),
 }
