@@ -37,6 +37,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
+from tasks.config_files import check_config_files
 from tasks.interruption import SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.progress import Curves, progress_bar
@@ -122,6 +123,8 @@ class TaskCLI(LightningCLI):
         self.task_class.add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if not isinstance(args, dict):
+            check_config_files(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
         check_options(self.config[self.config.subcommand])
         self.task_class.check_config(self.config[self.config.subcommand])
@@ -504,8 +507,6 @@ def _own_words(error: Exception) -> str:
 
     A parser lists all the types that it tried; a loader's worker puts its traceback before.
     """
-    if isinstance(error, UnicodeDecodeError):
-        return f"Expected every config file to be UTF-8, but one is not: {error}."
     text = str(error)
     if text.startswith("Caught "):
         return text.rstrip().rpartition("\n")[2].partition(": ")[2]
