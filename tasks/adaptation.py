@@ -35,6 +35,7 @@ from tasks.adversary import (
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.confusion import Confusion, print_confusion
 from tasks.domain_norm import Target, part_domains, two_domains
+from tasks.logged_media import log_confusion
 from tasks.optim import OptimizerSpec
 
 __all__ = ["Adaptation", "BatchNorm", "Style"]
@@ -266,6 +267,9 @@ class Adaptation(CNSNModule):
     def on_test_epoch_end(self) -> None:
         self.metrics = self._finish_evaluation()
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
+        if self.trainer.is_global_zero:
+            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            log_confusion(self.loggers, datamodule.classes, self.metrics["confusion"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print accuracy by class."""

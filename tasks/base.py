@@ -80,7 +80,7 @@ class CNSNModule(L.LightningModule):
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
-    HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
+    HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
     DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     UNIT: ClassVar[str] = "images"
     metrics: dict[str, Any]

@@ -41,7 +41,7 @@ from tasks.config_files import check_config_files
 from tasks.interruption import SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.progress import Curves, progress_bar
-from tasks.results import PRETRAINED, append_result, environment
+from tasks.results import FORMAT, PRETRAINED, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 from tasks.speed import SpeedMonitor, in_words
 
@@ -74,6 +74,7 @@ class TaskCLI(LightningCLI):
     def __init__(self, model_class: type[CNSNModule], task: str, args: Any = None) -> None:
         self.task_class = model_class
         self.task = task
+        self.asked = sys.argv[1:] if args is None else args
         self.started = time.monotonic()
         self.lock: FileLock | None = None
         self.timer = Timer(verbose=False)
@@ -96,6 +97,12 @@ class TaskCLI(LightningCLI):
         finally:
             if self.lock is not None:
                 self.lock.release()
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for alone, as each costs a good part of a second."""
+        every = LightningCLI.subcommands()
+        first = next(iter(self.asked), "")
+        return {first: every[first]} if first in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="default", help="of the run, a folder or a/b/c")
@@ -160,10 +167,24 @@ class TaskCLI(LightningCLI):
         elif config.ckpt_path is None:
             self._choose_trained(config)
         config.trainer.default_root_dir = str(self.directory.path)
+        self._describe_to_loggers(config)
+
+    def _describe_to_loggers(self, config: Any) -> None:
+        """Give loggers what the run is, where they have such an option that was left open."""
+        stems = [Path(str(path)).stem for path in config.config or []]
+        network = config.model.network.class_path.rpartition(".")[2]
+        described = {
+            "save_dir": str(self.directory.path),
+            "name": f"{config.name}/seed{config.seed_everything}",
+            "group": f"{self.task}/{'+'.join(s for s in stems if s != 'wandb') or 'default'}",
+            "job_type": self.subcommand,
+            "tags": [self.task, network, config.model.cnsn.kind],
+        }
         for logger in _as_list(config.trainer.logger):
-            if hasattr(logger, "init_args") and "save_dir" in logger.init_args:
-                logger.init_args.save_dir = str(self.directory.path)
-        offline_without_key()
+            options = getattr(logger, "init_args", {})
+            for name, value in described.items():
+                if name in options and options[name] is None:
+                    options[name] = value
 
     def _rehearse(self, config: Any) -> None:
         """Build the model once without data, so that a mistake in it shows before they are read.
@@ -306,12 +327,29 @@ class TaskCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._check_checkpoint()
+        self._log_config()
+
+    def _log_config(self) -> None:
+        """What was asked for, for the loggers beside the run directory's own."""
+        config = self.config[self.subcommand].as_dict()
+        parts = {name: config[name] for name in ("name", "seed_everything", "model", "data")}
+        trainer = {k: v for k, v in config["trainer"].items() if k not in ("logger", "callbacks")}
+        for logger in self.trainer.loggers[1:]:
+            logger.log_hyperparams({**parts, "trainer": trainer, "config_hash": self.digest})
+
+    def _log_dataset(self) -> None:
+        """The data's true name and size, known once they are read."""
+        for logger in self.trainer.loggers[1:]:
+            described = self.datamodule.describe()
+            kept = ("dataset", "fingerprint", "n_train", "n_test")
+            logger.log_hyperparams({name: described[name] for name in kept if name in described})
 
     def before_validate(self) -> None:
         self._check_checkpoint()
 
     def before_test(self) -> None:
         self._check_checkpoint()
+        self._log_config()
 
     def before_predict(self) -> None:
         self._check_checkpoint()
@@ -325,6 +363,8 @@ class TaskCLI(LightningCLI):
             )
 
     def after_fit(self) -> None:
+        if self.trainer.global_rank == 0:
+            self._log_dataset()
         if self.trainer.interrupted:
             raise KeyboardInterrupt
         config = self.config[self.subcommand]
@@ -349,8 +389,10 @@ class TaskCLI(LightningCLI):
         model: Any = self.model
         if self.trainer.global_rank != 0:
             return
+        self._log_dataset()
         config = self.config[self.subcommand]
         record = {
+            "format": FORMAT,
             "task": self.task,
             "name": config.name,
             "seed": config.seed_everything,
@@ -433,16 +475,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return value if isinstance(value, list) else [value]
-
-
-def offline_without_key() -> None:
-    """Let the dashboard's logger write to disk where no key is configured, instead of asking."""
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    keyed = "WANDB_API_KEY" in os.environ or (
-        netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="ignore")
-    )
-    if not keyed:
-        os.environ.setdefault("WANDB_MODE", "offline")
 
 
 class _Parsed(Exception):

@@ -62,6 +62,7 @@ NEUTRAL_DATA = {
     "corrupted",
     "corruptions",
     "severities",
+    "title",
     "verify",
     "predict_root",
     "sst2",
