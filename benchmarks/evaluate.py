@@ -149,7 +149,7 @@ class Tests:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--images", type=int, default=500, help="of each set, next to no network")
+    parser.add_argument("--images", type=int, default=200, help="of each set, next to no network")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each line")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_evaluate.md"))
     options = parser.parse_args()
@@ -162,7 +162,7 @@ def main() -> None:
             # On a CPU the network takes nearly all of the time, whatever the way.
             few = device.type == "cpu" and build is not Pooled
             corruptions = list(CORRUPTIONS[:1] if few else CORRUPTIONS)
-            n = 100 if few else options.images
+            n = 40 if few else options.images
             folder = Path(name) / network.replace(" ", "_")
             folder.mkdir()
             write_sets(folder, n, corruptions)

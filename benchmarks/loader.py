@@ -136,7 +136,7 @@ def bytes_of(batch: dict[str, Any]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each line")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each line")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_loader.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -148,7 +148,7 @@ def main() -> None:
     sides = {**parts(device), **{f"whole: {name}": way for name, way in ways.items()}}
     measure = partial(take_turns, device=device, at_least=5, clock=time.process_time)
     turns = measure(sides, seconds=options.seconds * len(sides))
-    step = measure({"step": training_step(device)}, seconds=4 * options.seconds)
+    step = measure({"step": training_step(device)}, seconds=options.seconds)
     text = report(turns, step, device)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)

@@ -49,7 +49,7 @@ class CrossNormTraining:
             raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
         if self.k < 1:
             raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
-        if self.consistency < 0:
+        if not self.consistency >= 0:
             raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
 
 
@@ -72,6 +72,7 @@ class CNSNModule(L.LightningModule):
             None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
+        DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
@@ -80,6 +81,7 @@ class CNSNModule(L.LightningModule):
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
     HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
+    DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     UNIT: ClassVar[str] = "images"
     metrics: dict[str, Any]
 
@@ -124,6 +126,29 @@ class CNSNModule(L.LightningModule):
     @staticmethod
     def add_arguments(parser: Any) -> None:
         """Add options of a task's own to its command line."""
+
+    @staticmethod
+    def check_config(config: Any) -> None:
+        """Refuse options that contradict one another, before anything is built.
+
+        Raises:
+            ValueError: they do.
+        """
+
+    def check_data(self, data: Any) -> None:
+        """Refuse a data module that is none of this task's, or contradicts the module's options.
+
+        Called before data are read.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if not isinstance(data, self.DATA):
+            wanted, kind = (f"{t.__module__}.{t.__qualname__}" for t in (self.DATA, type(data)))
+            raise ValueError(
+                f"Expected `data` to be a {wanted}, as this task needs it, but got {kind}: "
+                "configs/ has a file for every task and data set."
+            )
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         """Load `weights` into the plain network; a task may know other kinds of weights.
