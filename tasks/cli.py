@@ -37,7 +37,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
-from tasks.interruption import SaveOnInterruption
+from tasks.checkpoint_callbacks import ExactResume, RecipeInCheckpoint, StepCheckpoint
+from tasks.checkpoint_io import DurableCheckpointIO, described, remove_parts
+from tasks.interruption import Requeued, SaveOnInterruption
+from tasks.processes import end_with_parent, lost_process, watch_processes
 from tasks.results import append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
@@ -154,34 +157,38 @@ class TaskCLI(LightningCLI):
         first = getattr(rank_zero_only, "rank", 0) == 0
         if first and self.directory.finished() is None:
             self.lock = self.directory.hold()
-        finished = self.directory.finished()
-        if finished is not None:
+        finished, start = self.directory.finished(), self.directory.resume_point()
+        # A finished run's checkpoints may have been deleted; one that is damaged is made again.
+        if finished is not None and start in (None, self.directory.last):
             rank_zero_info(
                 f"This run is finished ({finished['steps']} steps): {self.directory.path}. "
                 "Nothing is done; `--fresh true` trains it again beside it."
             )
             raise SystemExit(0)
-        if self.directory.last.is_file():
-            config.ckpt_path = str(self.directory.last)
-            rank_zero_info(f"Resuming {self.directory.path} from its last checkpoint.")
+        if start is not None:
+            config.ckpt_path = str(start)
+            rank_zero_info(f"Resuming {self.directory.path} from {described(start)}.")
         if first:
+            self.lock = self.lock or self.directory.hold()
+            remove_parts(self.directory.checkpoints)
             parser = self._parser(self.subcommand)
             text = parser.dump(config, skip_none=False, skip_link_targets=True)
             self.directory.write("config.yaml", text)
 
     def _choose_trained(self, config: Any) -> None:
         official = config.model.get("official")
-        if official is not None and not self.directory.last.is_file():
+        trained = self.directory.resume_point()
+        if official is not None and trained is None:
             rank_zero_info(f"The weights are those of {official}: no run was trained from them.")
             return
-        if not self.directory.last.is_file():
+        if trained is None:
             raise ValueError(
                 f"Expected a trained run in {self.directory.path}, but there is none: run `fit` "
                 "with the same options first, or name a checkpoint by `--ckpt_path`."
             )
         if self.directory.finished() is None:
             rank_zero_info(f"{self.directory.path} is unfinished: its last checkpoint is used.")
-        config.ckpt_path = str(self.directory.last)
+        config.ckpt_path = str(trained)
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -204,24 +211,31 @@ class TaskCLI(LightningCLI):
             trainer_config["logger"] = [csv, *_as_list(loggers)]
         if self.subcommand != "fit":
             trainer_config["enable_checkpointing"] = False
-        return self._instantiate_trainer(trainer_config, self._checkpoint_callbacks())
+        plugins = [*_as_list(trainer_config.get("plugins")), DurableCheckpointIO()]
+        trainer_config["plugins"] = plugins
+        trainer = self._instantiate_trainer(trainer_config, self._checkpoint_callbacks())
+        watch_processes(trainer)
+        return trainer
 
     def _checkpoint_callbacks(self) -> list[L.Callback]:
+        recipe = RecipeInCheckpoint(self.recipe)
         if self.subcommand != "fit":
-            return []
+            return [recipe]
         folder = str(self.directory.checkpoints)
         options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-        callbacks: list[L.Callback] = [
-            ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options),
-        ]
+        callbacks: list[L.Callback] = []
         if self.task_class.MONITOR is not None:
             monitor, mode = self.task_class.MONITOR
             best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
             callbacks.append(best)
+        # Behind `best`, whose score it must know.
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
+        callbacks.append(last)
         every = self.config[self.subcommand].save_every
         if every:
-            callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))
-        return [*callbacks, self.timer, SaveOnInterruption(self.directory.last)]
+            callbacks.append(StepCheckpoint(filename="last", every_n_train_steps=every, **options))
+        stop = SaveOnInterruption(self.directory.last)
+        return [*callbacks, recipe, ExactResume(), self.timer, stop]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -393,14 +407,21 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     torch.set_float32_matmul_precision("high")
     _quiet()
     keep_freed_memory()
+    end_with_parent()
     try:
         TaskCLI(model_class, task, args)
     except (ValueError, OSError, TypeError) as error:
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
         sys.exit(f"error: {_own_words(error)}")
+    except Requeued:
+        _stopped("Out of time", 128 + signal.SIGUSR1)
     except SIGTERMException:
         _stopped("Terminated", 128 + signal.SIGTERM)
+    except RuntimeError as error:
+        if not lost_process(error):
+            raise
+        _stopped("error: Another process of this training has ended", 1)
     except KeyboardInterrupt:
         _stopped("Interrupted", 128 + signal.SIGINT)
     except SystemExit as stop:

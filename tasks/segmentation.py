@@ -80,6 +80,8 @@ class Segmentation(CNSNModule):
     MONITOR = ("val/source_miou", "max")
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     HEADS = ("classifier.", "aux_classifier.", "lateral.", "net.decoder.", "net.segmentation_head.")
+    # Over the labelled pixels of all processes: see `_labelled_pixels`.
+    MEAN_OVER_SAMPLES = False
 
     def __init__(
         self,
