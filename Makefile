@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean help
+.PHONY: quickstart test audit lint clean help
 
 help:
 	@echo "make quickstart   train on bundled digits, print the table, draw the figure (about 5 minutes)"
 	@echo "make test         ruff, mypy and every test (under 10 minutes on 2 cores)"
+	@echo "make audit        every promise of tests/reliability, slow ones too; writes results/audit.md"
 	@echo "make clean        remove caches; keeps runs/, results/ and the environment"
 
 # Installed in editable mode with its extras. A half-built environment has no stamp, so it is built again.
@@ -29,6 +30,10 @@ lint: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# -m "" takes the slow tests in; soak and kill tests set their own length.
+audit: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/reliability -m "" -n 2 --audit results/audit.md
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -13,12 +13,14 @@ https://arxiv.org/abs/2102.02811
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from cnsn.functional import cross_norm, instance_stats, restyle, sample_box
+from cnsn import kernels
+from cnsn.functional import instance_stats, restyle, sample_box
+from cnsn.kernels.regions import Box, to_device
 
 __all__ = ["CNSN", "Crop", "CrossNorm", "Mode", "SelfNorm"]
 
@@ -54,6 +56,8 @@ class CrossNorm(nn.Module):
             unchanged; None means all. `partner` then counts within them.
     """
 
+    eps = 1e-5
+
     def __init__(
         self,
         *,
@@ -74,10 +78,28 @@ class CrossNorm(nn.Module):
         self.generator: torch.Generator | None = None
         self.partner: Tensor | None = None
         self.rows: slice | None = None
+        self._number = kernels.register(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # A copy is another site.
+        self._number = kernels.register(self)
+
+    @property
+    def dim(self) -> int:
+        """The dimension that styles are permuted along."""
+        return 0 if self.mode == "2-instance" else 1
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if not (self.training and self.active) or math.prod(x.shape[2:]) < 2:
+        if not self.training or math.prod(x.shape[2:]) < 2:
             return x
+        compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        if compiling and mask is None:
+            # Not a word of what is active: the graph would hold for that alone.
+            return kernels.exchange(x, self._number, boxed=self.crop != "neither")
+        if not self.active:
+            return x
+        _check_batch(x)
         if self.rows is None:
             return self._exchange(x, mask)
         start, stop, _ = self.rows.indices(len(x))
@@ -89,21 +111,22 @@ class CrossNorm(nn.Module):
     def _exchange(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:
             return self._masked_exchange(x, mask)
-        dim = 0 if self.mode == "2-instance" else 1
-        order = self._draw_order(x.shape[dim]).to(x.device)
-        if self.crop == "neither":
-            # Every style is some map's own statistics: compute them once and permute them.
-            mean, std = instance_stats(x, eps=1e-5)
-            return restyle(
-                x, mean, std, mean.index_select(dim, order), std.index_select(dim, order)
-            )
-        style = x if self.crop == "content" else x[self._draw_box(x)]
-        style = style.index_select(dim, order)
-        if self.crop == "style":
-            return cross_norm(x, style)
-        box = self._draw_box(x)
+        order, content_box, style_box = self.draw(x.shape)
+        dim, order = self.dim, to_device(order, x.device)
+        if kernels.suit(x):
+            both = () if content_box == style_box else (style_box,)
+            maps = kernels.Statistics(x, self.eps, content_box, *both)
+            style_std = maps.style_std.index_select(dim, order)
+            return maps.restyled(style_std / maps.std, maps.style_mean.index_select(dim, order))
+        content, style = x[_index(x, content_box)], x[_index(x, style_box)]
+        stats = instance_stats(content, self.eps)
+        # Every style is some map's own statistics: only they are permuted.
+        styles = stats if content_box == style_box else instance_stats(style, self.eps)
+        restyled = restyle(content, *stats, *(s.index_select(dim, order) for s in styles))
+        if content_box is None:
+            return restyled
         out = x.clone()
-        out[box] = cross_norm(x[box], style)
+        out[_index(x, content_box)] = restyled
         return out
 
     def _masked_exchange(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -111,12 +134,12 @@ class CrossNorm(nn.Module):
             raise ValueError(
                 f"Expected `x` with a mask to be sequences (B, C, L), but got {tuple(x.shape)}."
             )
-        dim = 0 if self.mode == "2-instance" else 1
-        order = self._draw_order(x.shape[dim]).to(x.device)
+        dim = self.dim
+        order = to_device(self._draw_order(x.shape[dim]), x.device)
         style = self._boxed(mask) if self.crop in ("style", "both") else mask
         own = self._boxed(mask) if self.crop in ("content", "both") else mask
-        stats = instance_stats(x, 1e-5, own)
-        styles = stats if own is style else instance_stats(x, 1e-5, style)
+        stats = instance_stats(x, self.eps, own)
+        styles = stats if own is style else instance_stats(x, self.eps, style)
         restyled = restyle(x, *stats, *(s.index_select(dim, order) for s in styles))
         # A single position has no style: it neither gets nor gives one.
         enough = style.sum(1) > 1
@@ -141,6 +164,16 @@ class CrossNorm(nn.Module):
         place = mask.cumsum(1) - 1
         return mask & (place >= first) & (place < last)
 
+    def draw(self, shape: torch.Size) -> tuple[Tensor, Box | None, Box | None]:
+        """What a forward of maps of `shape` draws: the partners, the content's and the style's box.
+
+        None is the whole map.
+        """
+        order = self._draw_order(shape[self.dim])
+        style = self._draw_box(shape) if self.crop in ("style", "both") else None
+        content = self._draw_box(shape) if self.crop in ("content", "both") else None
+        return order, content, style
+
     def _draw_order(self, n: int) -> Tensor:
         if self.partner is None:
             return torch.randperm(n, generator=self.generator)
@@ -151,16 +184,12 @@ class CrossNorm(nn.Module):
             )
         return self.partner
 
-    def _draw_box(self, x: Tensor) -> tuple[slice, ...]:
-        """Index of a random box; a sequence is a map one position wide."""
-        length = x.shape[2:]
-        height, width = (length[0], length[1]) if x.ndim == 4 else (length[0], 1)
-        top, left, box_height, box_width = sample_box(
+    def _draw_box(self, shape: torch.Size) -> Box:
+        """A random box; a sequence is a map one position wide."""
+        height, width = (shape[2], shape[3]) if len(shape) == 4 else (shape[2], 1)
+        return sample_box(
             height, width, beta=self.beta, min_area=self.min_area, generator=self.generator
         )
-        rows, columns = slice(top, top + box_height), slice(left, left + box_width)
-        everything = (slice(None), slice(None))
-        return (*everything, rows, columns) if x.ndim == 4 else (*everything, rows)
 
     def extra_repr(self) -> str:
         return f"crop={self.crop!r}, beta={self.beta}, min_area={self.min_area}, mode={self.mode!r}"
@@ -201,11 +230,21 @@ class SelfNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self._check(x)
+        if mask is None and kernels.suit(x):
+            return self._fast(x)
         if mask is None:
             return self._recalibrated(x, *instance_stats(x, self.eps))
         y = self._recalibrated(x, *instance_stats(x, self.eps, mask))
         # One-sided, zeros stay zeros by themselves, and a copy of the map is saved.
         return y if self.f_fc is None else torch.where(mask.unsqueeze(1), y, x)
+
+    def _fast(self, x: Tensor) -> Tensor:
+        maps = kernels.Statistics(x, self.eps)
+        gain = self._gate(maps.mean, maps.std, self.g_fc, self.g_bn)
+        if self.f_fc is None or self.f_bn is None:
+            return maps.scaled(gain)
+        mean_gain = self._gate(maps.mean, maps.std, self.f_fc, self.f_bn)
+        return maps.restyled(gain, mean_gain * maps.mean)
 
     def _recalibrated(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         gain = self._gate(mean, std, self.g_fc, self.g_bn)
@@ -229,6 +268,7 @@ class SelfNorm(nn.Module):
                 f"Expected `x` to be of shape (B, {self.channels}, ...) with 3 or 4 dimensions, "
                 f"but got {tuple(x.shape)}."
             )
+        _check_batch(x)
         if self.training and x.shape[0] < 2:
             raise ValueError(
                 "Expected `x` to hold at least 2 samples while SelfNorm is training, but got "
@@ -258,6 +298,21 @@ class CNSN(nn.Module):
         if self.selfnorm is not None:
             x = self.selfnorm(x, mask)
         return x
+
+
+def _index(x: Tensor, box: Box | None) -> tuple[slice, ...]:
+    """What cuts `box` out of maps or, one position wide, out of sequences."""
+    everything = (slice(None),) * x.ndim
+    if box is None:
+        return everything
+    top, left, height, width = box
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    return (*everything[:2], rows, columns)[: x.ndim]
+
+
+def _check_batch(x: Tensor) -> None:
+    if x.shape[0] == 0:
+        raise ValueError(f"Expected `x` to hold at least 1 sample, but got {tuple(x.shape)}.")
 
 
 def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:

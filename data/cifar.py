@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, quoted
 
 __all__ = ["CIFARName", "CIFARSet", "is_original", "read_cifar"]
 
@@ -111,15 +112,29 @@ def read_cifar(
     return np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
+def _check_memo(content: bytes) -> None:
+    """Raise ValueError where a number in the memo, for which memory is made, is out of proportion.
+
+    Ten bytes of pickle can ask Python's reader for 32 GB that way.
+    """
+    for code, argument, _ in pickletools.genops(content):
+        if "PUT" in code.name and isinstance(argument, int) and argument > len(content):
+            raise ValueError("it counts more objects than it has bytes")
+
+
 def _read_batch(path: Path, layout: CIFARSet) -> tuple[np.ndarray, np.ndarray]:
     try:
-        batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = path.read_bytes()
+        _check_memo(content)
+        batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
         images = np.asarray(batch["data"])
+        if images.nbytes > len(content):
+            raise ValueError("its array claims more bytes than the file has")
         labels = np.asarray(batch[layout.label_key], dtype=np.int64)
     except Exception as error:
         raise ValueError(
             f"Expected {path} to be a pickled batch of {layout.title}'s layout, but it could not "
-            f"be read ({error!r}). Delete it and fetch the set again."
+            f"be read ({quoted(error)}). Delete it and fetch the set again."
         ) from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
         raise ValueError(

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from data.archives import difference, format_bytes
 from data.catalogue import (
     ZENODO,
     Made,
@@ -21,6 +20,7 @@ from data.catalogue import (
     require_writable,
     say,
 )
+from data.checksums import difference, format_bytes
 from data.cifar import SETS as LAYOUTS
 from data.cifar import CIFARName, folder_of, read_cifar
 from data.errors import DataNotFoundError

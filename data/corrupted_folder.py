@@ -28,6 +28,7 @@ from data.corruptions import corrupt
 from data.folder_batches import centre_square
 from data.image_folder import FolderImages
 from data.imagenet_layout import RECORD, Condition, files_fingerprint
+from data.records import read_record
 
 __all__ = ["write_corrupted_folder"]
 
@@ -112,7 +113,7 @@ def _check_record(out: Path, record: dict[str, Any]) -> None:
             )
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record) + "\n")
-    found = json.loads(path.read_text())
+    found = read_record(path) or {}
     if different := [key for key in record if found.get(key) != record[key]]:
         raise ValueError(
             f"Expected {out} to be empty or made from the same images with the same options, but "

@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.corruptions import ALL_CORRUPTIONS, corrupt
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, quoted
 from data.images import fingerprint
+from data.records import read_record
 
 __all__ = ["open_corrupted", "origin_of", "write_corrupted"]
 
@@ -89,7 +90,7 @@ def _check_record(out: Path, record: dict[str, Any]) -> None:
                 "they may be the published ones. Give another --out."
             )
         return
-    found = json.loads(path.read_text())
+    found = read_record(path) or {}
     if different := [key for key in record if found.get(key) != record[key]]:
         raise ValueError(
             f"Expected {out} to be empty or made from the same images and seed, but its {RECORD} "
@@ -187,6 +188,11 @@ def open_corrupted(
             f"Expected {root / 'labels.npy'} to hold {wanted} labels, 5 severities of the clean "
             f"test set, but got shape {labels.shape}."
         )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"Expected {root / 'labels.npy'} to hold integers, but got {labels.dtype}: make or "
+            "fetch it again."
+        )
     arrays = {name: _open(root, name) for name in names}
     for name, array in arrays.items():
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[::3] != (len(labels), 3):
@@ -203,16 +209,15 @@ def origin_of(root: Path, images: np.ndarray, labels: np.ndarray) -> str:
     Raises:
         ValueError: they were made here from other images.
     """
-    path = root / RECORD
-    if not path.is_file():
+    record = read_record(root / RECORD)
+    if record is None:
         return "given files"
-    record = json.loads(path.read_text())
-    if record["source"] != fingerprint(images, labels):
+    if record.get("source") != fingerprint(images, labels):
         raise ValueError(
             f"Expected {root} to be made from this test set, but its {RECORD} names other images: "
             "give the matching folder by --data.corrupted, or make it anew in an empty one."
         )
-    return f"data.corruptions, generator {record['generator']}, seed {record['seed']}"
+    return f"data.corruptions, generator {record.get('generator')}, seed {record.get('seed')}"
 
 
 def _open(root: Path, name: str) -> np.ndarray:
@@ -223,9 +228,10 @@ def _open(root: Path, name: str) -> np.ndarray:
             "`python -m data.prepare cifar10c`, or make one with `python -m data.prepare corrupt`."
         )
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        # Unlike np.load, it takes no archive of arrays for an array; of objects it opens none.
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # A damaged header fails wherever the damage is, in any way.
         raise ValueError(
-            f"Expected {path} to be a whole array of numbers, but it could not be read ({error}): "
-            "delete it and make or fetch it again."
+            f"Expected {path} to be a whole array of numbers, but it could not be read "
+            f"({quoted(error)}): delete it and make or fetch it again."
         ) from error

@@ -8,13 +8,13 @@ Two domains are compared on the classes that both have; classes of one alone are
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataNotFoundError
+from data.records import read_record
 
 __all__ = ["MARKER", "DomainSet", "Files", "domains_root", "find_domains", "pair_of", "title_of"]
 
@@ -153,9 +153,9 @@ def title_of(root: Path, name: str, pair: tuple[str, str]) -> str:
     """
     counts = {d: sum(map(len, files.values())) for d, files in find_domains(root).items()}
     total = f"({sum(counts.values())} images)"
-    marker = root / MARKER
-    if marker.is_file():
-        return f"{json.loads(marker.read_text())['title']} {total}"
+    made = read_record(root / MARKER)
+    if made is not None:
+        return f"{made.get('title', name or root.name)} {total}"
     known = KNOWN.get("".join(c for c in name.lower() if c.isalnum()))
     if known is None:
         return f"{name or root.name} {total}"

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from data.errors import quoted
+from data.image_files import UNREADABLE, open_image
 from data.randomness import sample_uniform
 
 __all__ = ["centre_crop", "crop_and_flip", "read_images"]
@@ -46,8 +48,8 @@ def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Ten
         content = paths[i].read_bytes()
         try:
             images[i] = _decode(content, size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            bad[i] = f"{paths[i]} ({error})"
+        except UNREADABLE as error:
+            bad[i] = f"{paths[i]} ({quoted(error)})"
         return hashlib.sha256(content).digest()
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -64,7 +66,7 @@ def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Ten
 
 def _decode(content: bytes, size: int) -> Tensor:
     # The stream has no file name, and the error message then needs none of its own.
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content)) as image:
         image = image.convert("RGB")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataNotFoundError", "SampleError"]
+__all__ = ["DataNotFoundError", "SampleError", "quoted"]
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -23,3 +23,10 @@ class SampleError(ValueError):
     def __init__(self, message: str) -> None:
         last = message.rstrip().rpartition("\n")[2]
         super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))
+
+
+def quoted(error: BaseException | str, limit: int = 200) -> str:
+    """Words that may quote a hostile file: short, on one line, without what steers a terminal."""
+    text = " ".join(str(error).split())[:limit]
+    shown = "".join(letter for letter in text if letter.isprintable())
+    return shown or type(error).__name__

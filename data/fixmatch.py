@@ -175,12 +175,14 @@ class SemiSupervised(ImageClassificationData):
             "epoch": batch["epoch"],
             "image": self._view(fixmatch_weak, labelled, "labelled"),
             "label": labelled["label"],
+            "index": labelled["index"],
         }
         if "unlabelled" in batch:
             unlabelled = batch["unlabelled"]
             views["weak"] = self._view(fixmatch_weak, unlabelled, "weak")
             views["strong"] = self._view(fixmatch_strong, unlabelled, "strong")
             views["hidden"] = unlabelled["label"]
+            views["unlabelled_index"] = unlabelled["index"]
         return views
 
     def _view(self, augment: Callable[..., Tensor], part: dict[str, Tensor], stream: str) -> Tensor:

@@ -25,6 +25,7 @@ from scipy import ndimage
 
 from data.catalogue import only_one, require_writable, say
 from data.domain_folders import MARKER
+from data.records import read_record
 
 __all__ = ["CLASSES", "DOMAINS", "add_options", "draw", "make"]
 
@@ -153,7 +154,7 @@ def make(options: argparse.Namespace) -> None:
 
 def _make(root: Path, *, images: int, size: int, seed: int) -> None:
     what = {"title": "generated domains", "images_of_a_class": images, "size": size, "seed": seed}
-    if (root / MARKER).is_file() and json.loads((root / MARKER).read_text()) == what:
+    if read_record(root / MARKER) == what:
         say(f"The generated domains are complete in {root}: nothing to do.")
         return
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):

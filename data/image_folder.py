@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataNotFoundError, SampleError
+from data.errors import DataNotFoundError, SampleError, quoted
+from data.image_files import open_image
 from data.loading import process_rank
 
 __all__ = [
@@ -80,13 +81,13 @@ class FolderImages:
             SampleError: the file cannot be read; the message names it.
         """
         try:
-            with Image.open(self.path(position)) as image:
+            with open_image(self.path(position)) as image:
                 return image.convert("RGB")
         except Exception as error:  # the decoders raise a dozen types at damaged files
             raise SampleError(
                 f"Expected {self.path(position)} to be a whole image, but it could not be read "
-                f"({error}): replace or delete it. `--data.verify true` names every such file "
-                "before the run, `--data.skip_bad true` leaves them out."
+                f"({quoted(error)}): replace or delete it. `--data.verify true` names every such "
+                "file before the run, `--data.skip_bad true` leaves them out."
             ) from error
 
     def unreadable(self, positions: Iterable[int]) -> list[Unreadable]:
@@ -171,8 +172,8 @@ def _list_class(folder: str, name: bytes) -> tuple[list[bytes], list[Bad]]:
         if file.startswith(b"."):
             continue
         other = WORDNET.match(file)
-        if not entry.is_file():
-            bad.append((os.fsdecode(file), "a folder"))
+        if not _is_file(entry):
+            bad.append((os.fsdecode(file), "a folder, a pipe or a broken link"))
         elif not os.fsdecode(file).lower().endswith(EXTENSIONS):
             bad.append((os.fsdecode(file), "no image by its name"))
         elif numbered and other and other.group() != name:
@@ -180,6 +181,13 @@ def _list_class(folder: str, name: bytes) -> tuple[list[bytes], list[Bad]]:
         else:
             images.append(file)
     return images, bad
+
+
+def _is_file(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in circles
+        return False
 
 
 def refuse_or_skip(bad: Sequence[Bad], total: int, folder: Path, *, skip: bool) -> None:

@@ -51,7 +51,9 @@ class ImageNet(ImageClassificationData):
     """ImageNet in folders by class, with ImageNet-C as the corrupted test.
 
     Args:
-        root: folder with ``train`` and ``val``.
+        root: folder with ``train`` and ``val``; tests can do without ``train``.
+        name: true name of a set that is not ImageNet, to which results add its counts; None calls
+            it imagenet-subset where classes are named as ImageNet's, and image-folder elsewhere.
         corrupted: folder of the corrupted test set; None looks for ``ImageNet-C`` in `root` and
             beside it, then for the folder `root` + "-C".
         batch_size: of the global batch, which processes share out.
@@ -76,6 +78,7 @@ class ImageNet(ImageClassificationData):
         root: str = "~/datasets/imagenet",
         corrupted: str | None = None,
         *,
+        name: str | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 128,
         workers: int = 8,
@@ -115,6 +118,7 @@ class ImageNet(ImageClassificationData):
             raise ValueError("Expected at least one of `severities`, but got none.")
         self.root = Path(root).expanduser()
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()
+        self.set_name = name
         self.image_size = image_size
         self.resize = round(image_size * 256 / 224) if resize is None else resize
         self.mirror = flip
@@ -126,16 +130,19 @@ class ImageNet(ImageClassificationData):
 
     @cached_property
     def num_classes(self) -> int:  # type: ignore[override]  # known once the folder is looked at
-        """How many classes the training set has."""
-        folder = part_of(self.root, "train")
+        """How many classes the training set has, or the validation set where it stands alone."""
+        alone = (self.root / "val").is_dir() and not (self.root / "train").is_dir()
+        folder = part_of(self.root, "val" if alone else "train")
         return sum(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
 
     def setup(self, stage: str) -> None:
-        if self._training is None:
-            train, val = part_of(self.root, "train"), part_of(self.root, "val")
-            self._training = self._listed(train)
-            self._sets[CLEAN] = self._listed(val)
-            check_classes(self._sets[CLEAN].classes, self._training.classes, val, train)
+        if stage == "fit" or (self.root / "train").is_dir():
+            self._training = self._training or self._listed(part_of(self.root, "train"))
+        if not self._sets:
+            self._sets[CLEAN] = self._listed(part_of(self.root, "val"))
+        if self._training is not None:
+            clean, training = self._sets[CLEAN], self._training
+            check_classes(clean.classes, training.classes, clean.folder, training.folder)
         if stage == "test" and self.corruptions and len(self._sets) == 1:
             self._sets |= self._corrupted_sets(self._sets[CLEAN])
         middle = partial(centre_square, resize=self.resize, size=self.image_size)
@@ -184,12 +191,14 @@ class ImageNet(ImageClassificationData):
         return None if own else ALEXNET_ERRORS
 
     def describe(self) -> dict[str, Any]:
-        assert self._training is not None
         clean, *corrupted = self._sets.values()
+        training = [] if self._training is None else [self._training]
         described: dict[str, Any] = {
-            "dataset": title_of(self._training, clean, corrupted, self._made is not None),
-            "fingerprint": files_fingerprint([self._training, clean]),
-            "n_train": len(self._training),
+            "dataset": title_of(
+                self._training, clean, corrupted, self._made is not None, self.set_name
+            ),
+            "fingerprint": files_fingerprint([*training, clean]),
+            "n_train": sum(map(len, training)),
             "n_test": len(clean),
         }
         if corrupted:

@@ -10,7 +10,6 @@ https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import DataNotFoundError
+from data.records import read_record
 
 if TYPE_CHECKING:  # else `data.prepare` would wait for torch
     from data.image_folder import FolderImages
@@ -159,41 +159,50 @@ def _named(name: str, missing: Sequence[Condition], folders: Iterable[Condition]
     return f"{name} {'/'.join(severities)}"
 
 
-def is_published(training: FolderImages, clean: FolderImages) -> bool:
+def is_published(training: FolderImages | None, clean: FolderImages) -> bool:
     """Whether both have the number of images, and the names, that the published set has."""
-    if (len(training.classes), len(training), len(clean)) != (CLASSES, TRAINING, VALIDATION):
+    if (len(clean.classes), len(clean)) != (CLASSES, VALIDATION):
+        return False
+    if training is not None and len(training) != TRAINING:
         return False
     names = [VALIDATION_NAME.format(number).encode() for number in range(1, VALIDATION + 1)]
-    named = all(WORDNET.fullmatch(name) for name in training.classes)
+    named = all(WORDNET.fullmatch(name) for name in clean.classes)
     return named and np.array_equal(np.sort(clean.names), np.array(names))
 
 
 def made_here(base: Path) -> dict[str, Any] | None:
     """What the corrupted set in `base` was made with, if `data.prepare` made it."""
-    path = base / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_record(base / RECORD)
 
 
 def title_of(
-    training: FolderImages, clean: FolderImages, corrupted: Sequence[FolderImages], made: bool
+    training: FolderImages | None,
+    clean: FolderImages,
+    corrupted: Sequence[FolderImages],
+    made: bool,
+    name: str | None = None,
 ) -> str:
     """The true name of the data: "ImageNet" for the whole published set alone.
 
     Args:
-        training: the training images.
-        clean: the validation images.
+        training: the training images; None where a test does without.
+        clean: the validation images, of the same classes.
         corrupted: those of each corrupted condition.
         made: whether the corruptions are of our own generator.
+        name: of a set that is not ImageNet.
     """
     whole = all(images.same_files(clean) for images in corrupted)
     if whole and is_published(training, clean):
         return "ImageNet"
-    wordnet = all(WORDNET.fullmatch(name) for name in training.classes)
-    counts = f"{len(training.classes)} classes, {len(training)}+{len(clean)} images"
+    if name is None:
+        wordnet = all(WORDNET.fullmatch(own) for own in clean.classes)
+        name = "imagenet-subset" if wordnet else "image-folder"
+    n_train = 0 if training is None else len(training)
+    counts = f"{len(clean.classes)} classes, {n_train}+{len(clean)} images"
     if (least := min(map(len, corrupted), default=len(clean))) != len(clean):
         counts += f", {least} a condition"
     own = ", corruptions made here" if made else ""
-    return f"{'imagenet-subset' if wordnet else 'image-folder'} ({counts}{own})"
+    return f"{name} ({counts}{own})"
 
 
 def files_fingerprint(sets: Iterable[FolderImages]) -> str:

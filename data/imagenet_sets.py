@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data.archives import format_bytes
 from data.catalogue import (
     ZENODO,
     Made,
@@ -22,6 +21,7 @@ from data.catalogue import (
     require_writable,
     say,
 )
+from data.checksums import format_bytes
 from data.errors import DataNotFoundError
 from data.imagenet_layout import (
     BY_HAND,

@@ -214,9 +214,7 @@ class TrainLoader(NumberedLoader):
             )
         schedule = _Schedule(dataset, batch_size, seed, order)
         if schedule.per_epoch == 0:
-            raise ValueError(
-                f"Expected at least 2 training samples, but got {len(dataset)}."
-            )
+            raise ValueError(f"Expected at least 2 training samples, but got {len(dataset)}.")
         super().__init__(schedule, workers=workers, pin_memory=pin_memory)
 
 

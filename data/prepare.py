@@ -23,14 +23,7 @@ from data import (
     segmentation_resized,
     text_sets,
 )
-from data.archives import (
-    ArchiveError,
-    DownloadError,
-    download,
-    format_bytes,
-    remove_leftovers,
-    unpack,
-)
+from data.archives import ArchiveError, remove_leftovers, unpack
 from data.catalogue import (
     Made,
     Published,
@@ -41,6 +34,8 @@ from data.catalogue import (
     require_writable,
     say,
 )
+from data.checksums import DownloadError, format_bytes
+from data.downloads import download
 from data.errors import DataNotFoundError
 
 __all__ = ["SETS", "main"]

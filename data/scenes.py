@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.catalogue import Made, natural, only_one, positive, require_writable, say
+from data.records import read_record
 
 __all__ = ["SETS", "SOURCE", "TARGET", "write_scenes"]
 
@@ -73,7 +74,7 @@ def _is_made(folder: Path, options: dict[str, int]) -> bool:
     if not folder.exists():
         return False
     record = folder / _RECORD
-    found = json.loads(record.read_text()) if record.is_file() else None
+    found = read_record(record)
     if found != options:
         raise ValueError(
             f"Expected {folder} to be absent or to hold scenes made with {options}, but got "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from data.segmentation_sets import (
     TrainingCrops,
     read_pair,
     size_batches,
+    verify_pairs,
 )
 from data.segmentation_transforms import JointTransform
 
@@ -76,6 +78,7 @@ class SourceAndTarget(ResumableDataModule):
         flip: mirror half of the crops.
         pad: where a scaled image is smaller than the crop, fill up with ignored pixels of the mean
             colour; without it, such sizes are refused.
+        verify: read every image and its labels before the run, to name all that cannot be used.
         predict_root: folder of images for ``predict``, searched through its folders; None predicts
             the target's.
         mean: of the input normalisation, in [0, 1], by channel.
@@ -107,6 +110,7 @@ class SourceAndTarget(ResumableDataModule):
         blur: bool = True,
         flip: bool = True,
         pad: bool = True,
+        verify: bool = False,
         predict_root: str | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -130,7 +134,7 @@ class SourceAndTarget(ResumableDataModule):
         self.eval_batch_size = eval_batch_size
         self.workers = workers
         self.seed = seed
-        self.pad = pad
+        self.pad, self.verify = pad, verify
         self.predict_root = None if predict_root is None else Path(predict_root).expanduser()
         self.mean, self.std = tuple(mean), tuple(std)
         self.transform = JointTransform(
@@ -171,6 +175,9 @@ class SourceAndTarget(ResumableDataModule):
             for note in source.notes + target.notes:
                 rank_zero_info(note)
             self._check_crop()
+            if self.verify:
+                parts = (*source.parts.values(), *target.parts.values())
+                verify_pairs([pair for pairs in parts for pair in pairs])
         if stage == "fit":
             self._record_lists()
         if stage == "predict":
@@ -343,4 +350,12 @@ def _images_below(folder: Path) -> list[tuple[str, Path]]:
             "another `--data.predict_root`."
         )
     names = ["__".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        same = (path for path, own in zip(paths, names, strict=True) if own == name)
+        first = " and ".join(map(str, same))
+        raise ValueError(
+            f"Expected the images in {folder} to differ in more than the ending of their names, as "
+            f"predictions are written as PNGs of the same names, but got {first}: rename them."
+        )
     return list(zip(names, paths, strict=True))

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+
+from data.errors import quoted
+from data.image_files import UNREADABLE, open_image
 
 __all__ = [
     "CLASSES",
@@ -197,7 +199,7 @@ def read_label(path: Path, kind: LabelKind) -> np.ndarray:
         LabelError: unreadable, of another mode than label images have, or with unknown values.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode in ("RGB", "RGBA") and kind != "train_ids":
                 values, kind = np.asarray(image.convert("RGB")), "colours"
             elif image.mode in ("P", "L", "I", "I;16"):
@@ -208,10 +210,12 @@ def read_label(path: Path, kind: LabelKind) -> np.ndarray:
                     f"{'' if kind == 'train_ids' else ' or RGB colours'}, but got mode "
                     f"{image.mode}: it may be a photograph in the labels' folder."
                 )
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except LabelError:
+        raise
+    except UNREADABLE as error:
         raise LabelError(
-            f"Expected {path} to be a label image, but it cannot be read ({error}): delete it and "
-            "fetch it again."
+            f"Expected {path} to be a label image, but it cannot be read ({quoted(error)}): delete "
+            "it and fetch it again."
         ) from error
     try:
         return train_ids(values, kind)

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, quoted
+from data.image_files import UNREADABLE, open_image
 from data.segmentation_labels import LabelKind
 from data.segmentation_splits import Part, is_official, split_gta5
 
@@ -186,12 +185,12 @@ def _listed(names: list[str]) -> str:
 def _size(path: Path) -> tuple[int, int]:
     """Height and width, from the file's head."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except UNREADABLE as error:
         raise ValueError(
-            f"Expected {path} to be an image, but it cannot be read ({error}): delete it and fetch "
-            "it again."
+            f"Expected {path} to be an image, but it cannot be read ({quoted(error)}): delete it "
+            "and fetch it again."
         ) from error
     return height, width
 

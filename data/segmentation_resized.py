@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from data.catalogue import Made, folder_path, only_one, positive, require_writable, say
 from data.errors import DataNotFoundError
+from data.image_files import UNREADABLE, open_image
+from data.records import read_record
 
 __all__ = ["SETS", "write_resized"]
 
@@ -73,7 +75,7 @@ def write_resized(root: Path, out: Path, *, scale: float, workers: int | None = 
 def _claim(out: Path, options: dict[str, float]) -> None:
     """Write what the copy is, or check that it is the same."""
     record = out / _RECORD
-    found = json.loads(record.read_text()) if record.is_file() else None
+    found = read_record(record)
     if found is None and out.is_dir() and any(p.name[0] != "." for p in out.iterdir()):
         raise ValueError(
             f"Expected {out} to be empty or a resized copy, but got other files: choose another "
@@ -129,7 +131,7 @@ def _resize(job: _Job) -> str | None:
         if is_label:
             mapped = source.parent.name == "labels_mapped" or "TrainIds" in source.name
             read_label(source, "train_ids" if mapped else "ids")
-        with Image.open(source) as image:
+        with open_image(source) as image:
             size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
             # Of a palette image, nearest keeps the indices and the palette.
             filtering = Image.Resampling.NEAREST if is_label else Image.Resampling.BILINEAR
@@ -139,7 +141,7 @@ def _resize(job: _Job) -> str | None:
         os.replace(part, made)
     except LabelError as error:
         return str(error)
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         part.unlink(missing_ok=True)
         return f"{source} cannot be read ({error})."
     return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
+from tqdm import tqdm
 
 from data.loading import Batch
 from data.randomness import generator_for
@@ -22,17 +25,21 @@ __all__ = [
     "read_image",
     "read_pair",
     "size_batches",
+    "verify_pairs",
 ]
+
+LISTED = 3  # of the pairs that cannot be used
 
 
 def read_image(path: Path) -> Tensor:
-    """uint8 (3, H, W), RGB.
+    """uint8 (3, H, W), RGB; of 16 bits a channel, the upper 8.
 
     Raises:
         ValueError: the file cannot be read.
     """
     try:
-        return decode_image(str(path), ImageReadMode.RGB)
+        image = decode_image(str(path), ImageReadMode.RGB)
+        return (image.int() >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
     except (RuntimeError, OSError) as error:
         raise ValueError(
             f"Expected {path} to be a PNG or JPEG image, but it is missing or damaged: fetch it "
@@ -49,6 +56,34 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
             f"{tuple(mask.shape)}."
         )
     return image, mask
+
+
+def verify_pairs(pairs: Sequence[Pair]) -> None:
+    """Read every image with its labels, on all cores.
+
+    Raises:
+        ValueError: some cannot be used; they are counted, and the first of them named.
+    """
+
+    def problem(pair: Pair) -> str:
+        try:
+            read_pair(pair)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    bar = tqdm(total=len(pairs), desc="checking", unit="pair", disable=None)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        bad = []
+        for found in pool.map(problem, pairs):
+            bad += [found] if found else []
+            bar.update()
+    if bad:
+        more = f" And {len(bad) - LISTED} more." if len(bad) > LISTED else ""
+        raise ValueError(
+            f"Expected all of {len(pairs):,} images and their labels to be usable, but "
+            f"{len(bad):,} are not. {' '.join(bad[:LISTED])}{more}"
+        )
 
 
 class TrainingCrops:

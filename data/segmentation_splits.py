@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, quoted
 from data.randomness import generator_for
 
 __all__ = ["Part", "is_official", "read_split_file", "split_file", "split_gta5"]
@@ -47,7 +47,7 @@ def read_split_file(path: Path) -> dict[str, list[int]]:
     except Exception as error:  # A damaged file fails wherever the damage is, in any way.
         raise ValueError(
             f"Expected {path} to be GTA5's split file with trainIds, valIds and testIds, but it "
-            f"cannot be read ({error!r}): delete it and unpack read_mapping.zip again."
+            f"cannot be read ({quoted(error)}): delete it and unpack read_mapping.zip again."
         ) from error
 
 

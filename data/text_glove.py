@@ -17,9 +17,22 @@ from typing import IO, NamedTuple, cast
 
 import numpy as np
 
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, quoted
 
 __all__ = ["WordVectors", "read_glove"]
+
+# Bytes of a line, at most; the published files stay below a hundredth of it.
+LONGEST_WORD, LONGEST_NUMBER = 1 << 16, 64
+HIGHEST_RATIO = 200  # bytes of vectors per byte of zip; real ones have 3
+# What the readers raise at files that are damaged, or that need a password.
+DAMAGED = (
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+)
 
 
 class WordVectors(NamedTuple):
@@ -67,7 +80,13 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
     source = path.name
     try:
         with _opened(path, dimension) as (file, source):
-            for number, line in enumerate(file, start=1):
+            longest = LONGEST_WORD + LONGEST_NUMBER * dimension
+            for number, line in enumerate(iter(lambda: file.readline(longest + 1), b""), start=1):
+                if len(line) > longest:
+                    raise ValueError(
+                        f"Expected {path}, line {number} to be a word and {dimension} numbers, but "
+                        f"it has more than {longest} bytes: the file is malformed, fetch it again."
+                    )
                 word, _, numbers = line.rstrip(b" \r\n").partition(b" ")
                 found = numbers.count(b" ") + 1 if numbers else 0
                 if found != dimension:
@@ -78,9 +97,9 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
                 if row is not None and not known[row]:
                     vectors[row] = _parsed(numbers, dimension, f"{path}, line {number}")
                     known[row] = True
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(
-            f"Expected {path} to be whole, but it is damaged or cut short ({error}): fetch "
+            f"Expected {path} to be whole, but it is damaged or cut short ({quoted(error)}): fetch "
             "it again."
         ) from error
     if not known.any():
@@ -122,7 +141,7 @@ def _parsed(numbers: bytes, dimension: int, here: str) -> np.ndarray:
     try:
         vector = np.array(numbers.split(b" "), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"Expected {here} to hold numbers only, but {error}.") from error
+        raise ValueError(f"Expected {here} to hold numbers only, but {quoted(error)}.") from error
     if vector.shape != (dimension,) or not np.isfinite(vector).all():
         raise ValueError(f"Expected {here} to hold {dimension} finite numbers, but it does not.")
     return vector
@@ -133,6 +152,12 @@ def _opened(path: Path, dimension: int) -> Iterator[tuple[IO[bytes], str]]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             member = _member(path, archive.namelist(), dimension)
+            info = archive.getinfo(member)
+            if info.file_size > HIGHEST_RATIO * max(info.compress_size, 1 << 10):
+                raise ValueError(
+                    f"Expected {path} to hold word vectors, but it unpacks to more than "
+                    f"{HIGHEST_RATIO} times its size, as bombs do: fetch it again."
+                )
             with archive.open(member) as file:
                 yield file, member
     elif path.suffix == ".gz":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.archives import ArchiveError, read_members
+from data.checksums import format_bytes
 from data.errors import DataNotFoundError
 
 __all__ = ["ARCHIVE", "FOLDER", "LabelledTexts", "find_imdb", "read_imdb"]
@@ -113,6 +114,11 @@ def _unpacked(folder: Path) -> Iterator[tuple[str, bytes]]:
     for part in ("train", "test"):
         for kind in ("neg", "pos"):
             for path in (folder / part / kind).glob("*.txt"):
+                if path.stat().st_size > _LONGEST:
+                    raise ValueError(
+                        f"Expected {path} to be a review, but it has more than "
+                        f"{format_bytes(_LONGEST)}: fetch the archive again."
+                    )
                 yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from data.archives import difference
 from data.catalogue import Made, Published, RemoteFile
+from data.checksums import difference
 
 __all__ = ["SETS"]
 

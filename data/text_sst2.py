@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from data.archives import ArchiveError, read_members
-from data.errors import DataNotFoundError
+from data.checksums import format_bytes
+from data.errors import DataNotFoundError, quoted
 from data.text_imdb import LabelledTexts
 from data.text_tokens import undo_treebank
 
@@ -106,6 +107,12 @@ def _read_zip(archive: Path) -> Files:
 def _read_folder(folder: Path) -> Files:
     places = (folder, folder / "original")
     paths = {name: place / name for place in places for name in _FILES if (place / name).is_file()}
+    for path in paths.values():
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(
+                f"Expected {path} to be a file of SST-2, but it has more than "
+                f"{format_bytes(_LARGEST)}: fetch it again."
+            )
     return {name: path.read_bytes() for name, path in paths.items()}
 
 
@@ -133,7 +140,7 @@ def _table(place: str, content: bytes) -> LabelledTexts | None:
     if not {"sentence", "label"} <= set(header):
         raise ValueError(
             f"Expected {place} to have the columns sentence and label, separated by a tab, but "
-            f"its first line is {header}."
+            f"its first line is {quoted(str(header))}."
         )
     sentence, label = header.index("sentence"), header.index("label")
     texts = LabelledTexts()
@@ -206,9 +213,12 @@ def _first_release(place: Path, files: Files) -> dict[Split, LabelledTexts]:
 
 def _sentiment(here: str, value: str) -> float:
     try:
-        return float(value)
-    except ValueError as error:
-        raise ValueError(f"Expected {here} to end with a number, but got {value!r}.") from error
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"Expected {here} to end with a number from 0 to 1, but got {value!r}.")
+    return number
 
 
 def _decoded_once_more(sentence: str) -> str:

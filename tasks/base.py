@@ -74,6 +74,7 @@ class CNSNModule(L.LightningModule):
         HEADS: prefixes, in the network, of its output layers.
         MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
         metrics: set by the end of a test; becomes part of the result line.
+        complete: whether `weights` gave every parameter, so that the network needs no training.
     """
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
@@ -96,11 +97,14 @@ class CNSNModule(L.LightningModule):
     ) -> None:
         super().__init__()
         late = weights is not None and holds_layers(weights)
+        self.complete = False
         if weights is not None and not late:
-            self.load_pretrained(network, weights)
+            heads = self.load_pretrained(network, weights)
+            # Layers that come after have learnt nothing yet.
+            self.complete = heads and cnsn.kind == "none"
         self.network = insert(network, cnsn)
         if weights is not None and late:
-            self.load_pretrained(self.network, weights)
+            self.complete = self.load_pretrained(self.network, weights)
         self.cnsn = cnsn
         self.crossnorm = crossnorm
         self.optimizer_spec = optimizer
@@ -121,11 +125,15 @@ class CNSNModule(L.LightningModule):
     def add_arguments(parser: Any) -> None:
         """Add options of a task's own to its command line."""
 
-    def load_pretrained(self, network: nn.Module, weights: str) -> None:
-        """Load `weights` into the plain network; a task may know other kinds of weights."""
+    def load_pretrained(self, network: nn.Module, weights: str) -> bool:
+        """Load `weights` into the plain network; a task may know other kinds of weights.
+
+        Returns:
+            Whether the heads were loaded too.
+        """
         from tasks.weights import load_weights
 
-        load_weights(network, weights, heads=self.HEADS)
+        return load_weights(network, weights, heads=self.HEADS)
 
     def forward(self, inputs: Tensor) -> Any:
         """What the network makes of (B, C, H, W) inputs."""

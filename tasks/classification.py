@@ -30,7 +30,7 @@ from tasks.adversarial import adversarial_images
 from tasks.attacks import AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.evaluation import Attack, add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
-from tasks.metrics import GroupedErrors, summarise
+from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
 from tasks.optim import OptimizerSpec
 
 __all__ = ["Classification"]
@@ -182,6 +182,8 @@ class Classification(CNSNModule):
         assert self.errors is not None
         values = {name: value.reshape(-1).tolist() for name, value in self.errors.compute().items()}
         self.metrics = self._summary(values)
+        parts = clean_and_corrupted(self.conditions)
+        self.metrics["reliability"] = reliability(self.errors.counts(), parts)
         if self.adabn:
             again = evaluate_adabn(self, self._data, **self.adabn_options)
             add_adabn(self.metrics, self._summary(again), **self.adabn_options)

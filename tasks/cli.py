@@ -6,8 +6,8 @@ YAML files merge from left to right, then options; unknown keys are refused.
 
 `fit` trains in one directory that is a function of what was asked; the same command resumes it or
 says that it is finished, ``--fresh true`` starts another. `test` takes the last checkpoint of that
-same run unless ``--ckpt_path`` names one or ``--model.official`` holds the weights, and adds a line
-to results/<task>.jsonl.
+same run unless ``--ckpt_path`` names one, and adds a line to results/<task>.jsonl. It needs no run
+where ``--model.official`` holds the weights, or ``--model.weights`` those of the whole network.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import ExactResume, RecipeInCheckpoint, StepCheckpoint
 from tasks.checkpoint_io import DurableCheckpointIO, described, remove_parts
 from tasks.interruption import Requeued, SaveOnInterruption
+from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.processes import end_with_parent, lost_process, watch_processes
-from tasks.results import append_result, environment
+from tasks.results import PRETRAINED, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
@@ -92,6 +93,12 @@ class TaskCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+        )
+        parser.add_argument(
+            "--nonfinite",
+            type=NonFinite,
+            default="stop",
+            help="whether a step whose loss or gradient is not finite stops the run or is left out",
         )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "model.seed")
@@ -182,16 +189,24 @@ class TaskCLI(LightningCLI):
             rank_zero_info(f"The weights are those of {official}: no run was trained from them.")
             return
         if trained is None:
-            raise ValueError(
-                f"Expected a trained run in {self.directory.path}, but there is none: run `fit` "
-                "with the same options first, or name a checkpoint by `--ckpt_path`."
-            )
+            weights = config.model.get("weights")
+            plain = config.model.cnsn.kind == "none"
+            if weights is not None and (plain or Path(weights).expanduser().is_file()):
+                return  # Whether they are a whole network is seen when they are loaded.
+            raise self._untrained()
         if self.directory.finished() is None:
             rank_zero_info(f"{self.directory.path} is unfinished: its last checkpoint is used.")
         config.ckpt_path = str(trained)
 
+    def _untrained(self, why: str = "") -> ValueError:
+        return ValueError(
+            f"Expected a trained run in {self.directory.path}, but there is none{why}: run `fit` "
+            "with the same options first, or name a checkpoint by `--ckpt_path`."
+        )
+
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        self._check_weights()
         network = self.recipe["model"].get("network", {}).get("init_args", {})
         asked, found = network.get("num_classes"), getattr(self.datamodule, "num_classes", None)
         if asked is not None and asked != found:
@@ -199,6 +214,17 @@ class TaskCLI(LightningCLI):
                 f"Expected the network's `num_classes` to be {found}, as the data have, but got "
                 f"{asked}: leave it out."
             )
+
+    def _check_weights(self) -> None:
+        """Without a run and an official checkpoint, the pretrained weights must be all there is."""
+        config = self.config[self.subcommand]
+        weights, official = config.model.get("weights"), config.model.get("official")
+        if self.subcommand == "fit" or config.ckpt_path is not None or official is not None:
+            return
+        model: Any = self.model
+        if not model.complete:
+            raise self._untrained(f", and {weights} is not the whole network")
+        rank_zero_info(f"The weights are those of {weights}: no run was trained from them.")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
@@ -234,8 +260,11 @@ class TaskCLI(LightningCLI):
         every = self.config[self.subcommand].save_every
         if every:
             callbacks.append(StepCheckpoint(filename="last", every_n_train_steps=every, **options))
+        policy = self.config[self.subcommand].nonfinite
+        self.numbers = WatchNumbers(policy, self.directory.last)
         stop = SaveOnInterruption(self.directory.last)
-        return [*callbacks, recipe, ExactResume(), self.timer, stop]
+        watches = [ExactResume(), self.numbers, WatchClasses(), stop]
+        return [*callbacks, recipe, self.timer, *watches]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -264,7 +293,10 @@ class TaskCLI(LightningCLI):
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
-            self.directory.finish({"steps": self.trainer.global_step, "seconds": seconds})
+            record = {"steps": self.trainer.global_step, "seconds": seconds}
+            if self.numbers.skipped:
+                record["skipped"] = self.numbers.skipped
+            self.directory.finish(record)
             rank_zero_info(f"Finished: {self.directory.path}")
 
     def after_validate(self) -> None:
@@ -301,9 +333,13 @@ class TaskCLI(LightningCLI):
     def _describe_checkpoint(self, config: Any) -> dict[str, Any]:
         """Where the tested weights come from."""
         if config.ckpt_path is None:
-            path = Path(config.model.official)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            return {"checkpoint": path.name, "sha256": digest, "selection": "official checkpoint"}
+            official = config.model.get("official")
+            path = Path(official or config.model.weights).expanduser()
+            selection = "official checkpoint" if official else PRETRAINED
+            described = {"checkpoint": path.name, "selection": selection}
+            if path.is_file():  # A published name says itself which weights it means.
+                described["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            return described
         path = Path(config.ckpt_path)
         finished = self.directory.trained(path)
         selection = "last epoch" if finished else self._selection(path)
@@ -372,6 +408,7 @@ def _quiet() -> None:
         r"Checkpoint directory .* exists and is not empty",  # a resumed run
         r".*does not have many workers",  # images in memory need none
         r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
+        r"predict returned None",  # predictions are written to files
     ):
         warnings.filterwarnings("ignore", message)
     # The sentence alone: where in the code it was said helps no user.

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from tasks.metrics import GroupedErrors
+from tasks.metrics import GroupedErrors, reliability
 
 __all__ = ["Confusion", "print_confusion"]
 
@@ -36,7 +36,7 @@ class Confusion(nn.Module):
         self.errors.update(logits, label, torch.zeros_like(label))
 
     def compute(self) -> dict[str, Any]:
-        """A test's ``summary`` and its ``confusion``: counts, rows are true classes."""
+        """A test's ``summary``, ``reliability`` and ``confusion``: counts, rows are the truth."""
         counts = self.matrix.compute().double().cpu()
         correct = counts.diagonal()
         summary = {
@@ -44,7 +44,11 @@ class Confusion(nn.Module):
             "class_accuracy": (correct / counts.sum(1)).mean().item(),
             "ece": self.errors.compute()["ece"].item(),
         }
-        return {"summary": summary, "confusion": counts.long().tolist()}
+        return {
+            "summary": summary,
+            "reliability": reliability(self.errors.counts(), {"target": [0]}),
+            "confusion": counts.long().tolist(),
+        }
 
 
 def print_confusion(record: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cnsn import CNSNSpec
 from data.fixmatch import SemiSupervised
 from tasks.base import CNSNModule, CrossNormTraining
-from tasks.metrics import GroupedErrors, summarise
+from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
 from tasks.optim import OptimizerSpec
 from tasks.pseudo_labels import PseudoLabels, pseudo_label
 
@@ -275,6 +275,8 @@ class FixMatch(CNSNModule):
         for condition, other in zip(self.metrics["conditions"], raw["conditions"], strict=True):
             condition |= {"raw_error": other["error"], "raw_ece": other["ece"]}
         self.metrics |= {"weights": "EMA", "evaluations": self.evaluations}
+        parts = clean_and_corrupted(self.conditions)
+        self.metrics["reliability"] = reliability(self._errors["ema"].counts(), parts)
         self.log_dict({f"test/{name}": value for name, value in summary.items()})
 
     def print_report(self, record: dict[str, Any]) -> None:

@@ -66,9 +66,7 @@ class SaveOnInterruption(L.Callback):
             self._handlers.setdefault(number, signal.getsignal(number))
             signal.signal(number, remember)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         resumable = may_save(trainer, self._steps)
         self._steps = trainer.global_step
         if not resumable:

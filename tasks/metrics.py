@@ -19,7 +19,13 @@ from torchmetrics import Metric
 
 from data.corruptions import CORRUPTIONS
 
-__all__ = ["GroupedErrors", "mean_over_corruptions", "summarise"]
+__all__ = [
+    "GroupedErrors",
+    "clean_and_corrupted",
+    "mean_over_corruptions",
+    "reliability",
+    "summarise",
+]
 
 Condition = tuple[str, int]
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -65,6 +71,42 @@ class GroupedErrors(Metric):
             "ece": (correct - confidence).abs().sum(-1) / n,
             "n": n.long(),
         }
+
+    def counts(self) -> Tensor:
+        """The sums that :meth:`compute` is made of, of all processes: (groups, bins, 3)."""
+        with self.sync_context():
+            return self.table.clone()
+
+
+def reliability(
+    counts: Tensor, parts: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, list[float]]]:
+    """What reliability diagrams are drawn from: ``n``, ``accuracy`` and ``confidence`` by bin.
+
+    An empty bin has accuracy and confidence 0.
+
+    Args:
+        counts: from :meth:`GroupedErrors.counts`.
+        parts: groups that count together, by name; a part without groups is left out.
+    """
+    found = {}
+    for name, groups in parts.items():
+        if not groups:
+            continue
+        n, correct, confidence = counts[list(groups)].sum(0).cpu().unbind(-1)
+        filled = n.clamp(min=1)
+        found[name] = {
+            "n": n.long().tolist(),
+            "accuracy": (correct / filled).tolist(),
+            "confidence": (confidence / filled).tolist(),
+        }
+    return found
+
+
+def clean_and_corrupted(conditions: Sequence[Condition]) -> dict[str, list[int]]:
+    """The conditions of the clean test, and all those that count in its mean over corruptions."""
+    corrupted = [i for i, (name, _) in enumerate(conditions) if name in CORRUPTIONS]
+    return {"clean": [0], "corrupted": corrupted}
 
 
 def corruption_means(

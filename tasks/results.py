@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["append_result", "environment", "is_final", "read_results"]
+__all__ = ["PRETRAINED", "append_result", "environment", "is_final", "read_results"]
 
 Record = dict[str, Any]
+# How a record says that its weights were given, and nothing was trained.
+PRETRAINED = "pretrained weights"
 
 
 def append_result(path: Path, record: Record) -> None:
@@ -43,25 +45,26 @@ def read_results(path: Path) -> Iterator[Record]:
     """Every readable line of a file; damaged ones are named in a warning and passed over."""
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             warnings.warn(f"{path}, line {number} is passed over: {error}", stacklevel=2)
             continue
         if isinstance(record, dict):
             yield record
 
 
-def is_final(record: Record, metric: str) -> bool:
+def is_final(record: Record, metric: str, *, untrained: bool = False) -> bool:
     """Whether a line may stand in a table whose main value is `metric`.
 
-    The run was trained to its end, and tested by its last epoch, on all of the test.
+    The run was trained to its end, and tested by its last epoch, on all of the test; or, of a row
+    that is `untrained`, the test is that of pretrained weights.
     """
     whole = metric in record.get("summary", {}) and "limited" not in record
-    return record.get("selection") == "last epoch" and whole
+    return record.get("selection") == (PRETRAINED if untrained else "last epoch") and whole
 
 
 def environment(used: torch.device) -> Record:

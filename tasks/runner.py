@@ -83,7 +83,8 @@ class Run:
         if self.row.trained_as:
             checkpoint = [f"--ckpt_path={self.trained.directory / 'checkpoints' / 'last.ckpt'}"]
         fit = [*task, "fit", *self.trained.arguments()]
-        return [fit, [*task, "test", *self.arguments(), *checkpoint]]
+        test = [*task, "test", *self.arguments(), *checkpoint]
+        return [test] if self.row.untrained else [fit, test]
 
     def digest(self) -> str | None:
         """The run's hash, as its result line has it; None where its options are refused."""
@@ -144,27 +145,34 @@ def _yaml(value: Any) -> str:
 
 
 def runs_of(table: Table, rows: Iterable[Row], seeds: int, places: Places) -> list[Run]:
-    """Every row with seeds 0 to `seeds` - 1; all rows of a seed before the next seed."""
+    """Every row with seeds 0 to `seeds` - 1; all rows of a seed before the next seed.
+
+    What is not trained depends on no seed, and has the first alone.
+    """
     rows = list(rows)
     return [
-        Run(table=table, row=row, seed=seed, places=places) for seed in range(seeds) for row in rows
+        Run(table=table, row=row, seed=seed, places=places)
+        for seed in range(seeds)
+        for row in rows
+        if not (row.untrained and seed)
     ]
 
 
-def finished_runs(results: Path, table: Table) -> set[tuple[str, int]]:
-    """(hash, seed) of every result line that may stand in the table."""
-    records = read_results(results / f"{table.task}.jsonl")
-    final = (r for r in records if is_final(r, table.metric))
+def finished_runs(run: Run) -> set[tuple[str, int]]:
+    """(hash, seed) of every result line that may stand in the table in the place of such a run."""
+    table, untrained = run.table, run.row.untrained
+    records = read_results(run.places.results / f"{table.task}.jsonl")
+    final = (r for r in records if is_final(r, table.metric, untrained=untrained))
     return {(str(r.get("config_hash")), int(r.get("seed", -1))) for r in final}
 
 
 def row_states(runs: Sequence[Run]) -> Iterator[tuple[Run, State]]:
     """The state of each run."""
-    done: dict[tuple[Path, str], set[tuple[str, int]]] = {}
+    done: dict[tuple[Path, str, bool], set[tuple[str, int]]] = {}
     for run in runs:
-        place = (run.places.results, run.table.key)
+        place = (run.places.results, run.table.key, run.row.untrained)
         if place not in done:
-            done[place] = finished_runs(run.places.results, run.table)
+            done[place] = finished_runs(run)
         yield run, run.state(done[place])
 
 
@@ -218,7 +226,7 @@ def _attempts(run: Run, gpu: str | None, workers: int, retries: int, stop: threa
         # What another row of this runner is training is worth waiting for.
         with run.lock().acquire(timeout=-1 if run.row.trained_as else 0):
             # Another runner may have finished it since this one looked.
-            if run.state(finished_runs(run.places.results, run.table)) == "done":
+            if run.state(finished_runs(run)) == "done":
                 _say(f"{run.title}: done")
                 return 0
             code = 1

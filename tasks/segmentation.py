@@ -129,8 +129,8 @@ class Segmentation(CNSNModule):
         self.pictures = pictures
         self.confusion = ConfusionMatrices(len(DOMAINS), len(CLASSES))
 
-    def load_pretrained(self, network: nn.Module, weights: str) -> None:
-        load_pretrained(network, weights, self.HEADS)
+    def load_pretrained(self, network: nn.Module, weights: str) -> bool:
+        return load_pretrained(network, weights, self.HEADS)
 
     def logits(self, images: Tensor) -> Tensor:
         """Of the main head, (B, classes, H, W)."""

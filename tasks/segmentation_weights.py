@@ -31,13 +31,16 @@ def holds_selfnorm(weights: str) -> bool:
     return any(".selfnorm." in key for key in read_state_dict(Path(weights).expanduser()))
 
 
-def load_pretrained(network: nn.Module, weights: str, heads: Sequence[str]) -> None:
+def load_pretrained(network: nn.Module, weights: str, heads: Sequence[str]) -> bool:
     """Load `weights` into a network of :mod:`tasks.segmentation_networks`, in place.
 
     Args:
         network: before the layers are inserted.
         weights: a file, or a weight name of torchvision or segmentation_models_pytorch.
         heads: see :func:`tasks.weights.load_weights`.
+
+    Returns:
+        Whether the heads were loaded too.
 
     Raises:
         ValueError: an unknown name, a damaged file, or weights of another network.
@@ -54,13 +57,13 @@ def load_pretrained(network: nn.Module, weights: str, heads: Sequence[str]) -> N
     state = {key.removeprefix(_OWN_PREFIX): value for key, value in state.items()}
     if "conv1.weight" in state:
         _load_backbone(network, state, weights)
-    elif path.is_file() or any(key.startswith("backbone.") for key in state):
-        load_weights(network, str(path) if path.is_file() else weights, heads=heads)
-    else:
-        raise ValueError(
-            f"Expected `weights` to be those of a ResNet or of {type(network).__name__}, but "
-            f"{weights} holds {', '.join(list(state)[:3])}, ..."
-        )
+        return False
+    if path.is_file() or any(key.startswith("backbone.") for key in state):
+        return load_weights(network, str(path) if path.is_file() else weights, heads=heads)
+    raise ValueError(
+        f"Expected `weights` to be those of a ResNet or of {type(network).__name__}, but "
+        f"{weights} holds {', '.join(list(state)[:3])}, ..."
+    )
 
 
 def _load_backbone(network: nn.Module, state: dict[str, Tensor], weights: str) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from data.errors import quoted
+
 __all__ = ["Row", "Table"]
 
 # Those of a classification's test.
@@ -43,6 +45,7 @@ class Row:
         options: of the task's command line, by name.
         trained_as: name of the row of the same network and setting whose trained network this row
             tests with options of its own, so that it is trained once.
+        untrained: it tests the pretrained weights that its options name, once, and trains nothing.
         reported: the paper's value of the table's metric; None where no source could be read.
         independent: that of a published reproduction by others.
         independent_per_corruption: its parts.
@@ -54,6 +57,7 @@ class Row:
     configs: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     trained_as: str = ""
+    untrained: bool = False
     reported: float | None = None
     independent: float | None = None
     independent_per_corruption: list[float] | None = None
@@ -105,8 +109,13 @@ class Table:
     @staticmethod
     def load(path: Path) -> Table:
         """The table in a YAML file."""
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        rows = [Row(**row) for row in content.pop("rows")]
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            rows = [Row(**row) for row in content.pop("rows")]
+        except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise ValueError(
+                f"Expected {path} to be a table in YAML, but {quoted(error)}."
+            ) from error
         if settings := content.pop("settings", None):
             rows = [
                 replace(row, setting=name, options={**options, **row.options})
@@ -137,7 +146,8 @@ class Table:
             return row
         place = row.network, row.setting, row.trained_as
         for other in self.rows:
-            if (other.network, other.setting, other.name) == place and not other.trained_as:
+            trains = not (other.trained_as or other.untrained)
+            if (other.network, other.setting, other.name) == place and trains:
                 return other
         raise ValueError(
             f"Expected `trained_as` of {row.key} to name a trained row of the same network and "

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.results import is_final, read_results
+from tasks.results import PRETRAINED, is_final, read_results
 from tasks.table_spec import Row, Table
 
 __all__ = ["breakdown_of", "collect", "render", "write_tables"]
@@ -41,13 +41,13 @@ def collect(table: Table, results: Path) -> dict[str, Runs]:
 
     Lines of an older recipe, and all but the newest line of a seed, are left out.
     """
-    keys = {table.run_name(row): row.key for row in table.rows}
+    rows_by_name = {table.run_name(row): row for row in table.rows}
     found: dict[str, Runs] = {}
     for record in read_results(results / f"{table.task}.jsonl"):
-        key = keys.get(record.get("name", ""))
+        row = rows_by_name.get(record.get("name", ""))
         complete = {"dataset", "summary", "seed"} <= record.keys()
-        if key is not None and complete and is_final(record, table.metric):
-            found.setdefault(record["dataset"], {}).setdefault(key, []).append(record)
+        if row and complete and is_final(record, table.metric, untrained=row.untrained):
+            found.setdefault(record["dataset"], {}).setdefault(row.key, []).append(record)
     for rows in found.values():
         for key, records in rows.items():
             newest = _recipe_key(records[-1])
@@ -194,7 +194,8 @@ def provenance(table: Table, runs: Runs) -> str:
     units = each([r.get("unit", "images") for r in records])
     prints = each([r["fingerprint"] for r in records])
     counts = each([f"{r['n_train']} training and {r['n_test']} test {units}" for r in records])
-    trainers = [r["recipe"].get("trainer", {}) for r in records]
+    trained = [r for r in records if r.get("selection") != PRETRAINED]
+    trainers = [r["recipe"].get("trainer", {}) for r in trained]
     length = {
         name: each([t[key] for t in trainers if t.get(key) not in (None, -1)])
         for name, key in (("Epochs", "max_epochs"), ("Steps", "max_steps"))
@@ -208,6 +209,8 @@ def provenance(table: Table, runs: Runs) -> str:
         text += f"Steps: {steps}. Training images with a label: {draws}. "
     seeds = each([r["seed"] for r in records])
     text += f"Seeds: {seeds}; mean ± standard deviation over seeds, last epoch. "
+    given = each([r["checkpoint"] for r in records if r not in trained])
+    text += f"Not trained here: {given}. " if given else ""
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
     if tested:
         text += f"Corruptions, each at 5 severities: {', '.join(tested)}. ECE: 15 bins. "

@@ -26,6 +26,7 @@ from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from cnsn.nets.text_cnn import TextNetwork
 from tasks.base import CNSNModule, CrossNormTraining
+from tasks.metrics import reliability
 from tasks.optim import OptimizerSpec
 from tasks.text_metrics import TextMetrics, summarise
 
@@ -156,7 +157,11 @@ class Text(CNSNModule):
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
+        assert self.test_metrics is not None
         self.metrics = self._evaluated() | {"history": self.history}
+        sst2 = range(1, len(self.data.groups))
+        parts = {"IMDb test": [0], "SST-2": list(sst2)}
+        self.metrics["reliability"] = reliability(self.test_metrics.counts(), parts)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
 
     def print_report(self, record: dict[str, Any]) -> None:

@@ -25,12 +25,13 @@ GATES = ("g_fc", "g_bn")
 
 def holds_layers(weights: str) -> bool:
     """Whether `weights` is a file that has parameters of SelfNorm."""
-    if not Path(weights).is_file():
+    path = Path(weights).expanduser()
+    if not path.is_file():
         return False
-    return any(f".{name}." in key for key in read_state_dict(weights) for name in GATES)
+    return any(f".{name}." in key for key in read_state_dict(path) for name in GATES)
 
 
-def load_weights(net: nn.Module, weights: str, *, heads: Sequence[str] = ("fc.",)) -> None:
+def load_weights(net: nn.Module, weights: str, *, heads: Sequence[str] = ("fc.",)) -> bool:
     """Load `weights` into `net`, in place; every key must fit, but for heads of another size.
 
     Args:
@@ -39,11 +40,15 @@ def load_weights(net: nn.Module, weights: str, *, heads: Sequence[str] = ("fc.",
         heads: prefixes of the output layers, which keep their fresh values where the weights are
             of another number of classes.
 
+    Returns:
+        Whether the heads were loaded too, so that the network needs no training.
+
     Raises:
         ValueError: an unknown name, a damaged file, or weights of another network.
         OSError: the weights could not be fetched; the message says how to get them by hand.
     """
-    state = read_state_dict(weights) if Path(weights).is_file() else named_state_dict(weights)
+    path = Path(weights).expanduser()
+    state = read_state_dict(path) if path.is_file() else named_state_dict(weights)
     own = net.state_dict()
     fresh = [
         key
@@ -59,6 +64,7 @@ def load_weights(net: nn.Module, weights: str, *, heads: Sequence[str] = ("fc.",
             f"{report}."
         )
     net.load_state_dict(state, strict=True)
+    return not fresh
 
 
 def named_state_dict(name: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ https://github.com/amazon-science/crossnorm-selfnorm
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,15 +69,30 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"Expected {path} to hold a state dict of tensors, but it does not.")
+    if odd := [str(key)[:80] for key, value in content.items() if not _is_plain(value)]:
+        raise ValueError(
+            f"Expected {path} to store every value of its tensors, but {odd[0]!r} claims more than "
+            "there are, or is of a kind that no weights have: save it anew as "
+            "torch.save(net.state_dict(), path)."
+        )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is as large as its storage, so that using it takes no other memory."""
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _reason(error: Exception) -> str:
     """What was wrong, without torch's advice to trust the file."""
     text = str(error.__context__ or error)
     if named := re.search(r"GLOBAL (\S+)", text):
-        return f"it asks for {named[1]}"
-    return text.partition("\n")[0] or type(error).__name__
+        text = f"it asks for {named[1]}"
+    # May quote the file: nothing of it may steer the terminal.
+    shown = "".join(letter for letter in text.partition("\n")[0][:200] if letter.isprintable())
+    return shown or type(error).__name__
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -84,6 +100,11 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_pickle(path: Path) -> Any:
+    # torch.save compresses nothing, so that what is in a file is no larger than the file.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than its size, as bombs do")
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         return torch.load(path, map_location="cpu", weights_only=True)
 

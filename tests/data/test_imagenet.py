@@ -212,6 +212,12 @@ def test_a_subset_carries_its_counts(folders: Path) -> None:
     assert data.describe()["fingerprint"] == described["fingerprint"]
 
 
+def test_a_set_of_another_name_keeps_it_and_its_counts(folders: Path) -> None:
+    data = module(folders, name="Shapes", corruptions=[])
+    data.setup("test")
+    assert data.describe()["dataset"] == "Shapes (3 classes, 24+12 images)"
+
+
 def test_the_fingerprint_follows_names_and_sizes(own: Path) -> None:
     def described() -> dict[str, Any]:
         data = module(own)

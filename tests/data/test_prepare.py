@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from data import cifar_sets, prepare
-from data.archives import difference
 from data.catalogue import Made, Published, RemoteFile
+from data.checksums import difference
 from data.cifar import CIFARName, read_cifar
 from data.prepare import main
 from tests.fakes import write_cifar

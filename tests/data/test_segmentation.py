@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from data import loading
 from data import segmentation as module
 from data.errors import DataNotFoundError
 from data.segmentation import SourceAndTarget
-from data.segmentation_sets import size_batches
+from data.segmentation_sets import read_image, size_batches
 from tests.segmentation_fakes import street, write_cityscapes, write_gta5
 
 
@@ -203,3 +204,25 @@ def test_any_folder_of_images_can_be_predicted(tmp_path: Path) -> None:
     empty = SourceAndTarget("/nowhere", predict_root=str(tmp_path / "mine" / "a" / "b"))
     with pytest.raises(DataNotFoundError, match="predict_root"):
         empty.setup("predict")
+    # One prediction would overwrite the other.
+    (tmp_path / "mine" / "a" / "1.png").write_bytes((tmp_path / "mine" / "2.png").read_bytes())
+    with pytest.raises(ValueError, match=r"a/1\.jpg and .*a/1\.png: rename"):
+        data.setup("predict")
+
+
+def test_images_of_16_bits_are_read_as_8(tmp_path: Path) -> None:
+    image, _ = street(1)
+    grey = image[..., 0]
+    Image.fromarray(grey.astype(np.uint16) << 8 | 7).save(tmp_path / "deep.png")
+    read = read_image(tmp_path / "deep.png")
+    assert read.dtype == torch.uint8 and (read.numpy() == grey).all()
+
+
+def test_verify_names_all_that_cannot_be_used_before_the_run(tmp_path: Path) -> None:
+    opened(tmp_path, verify=True)
+    root = tmp_path / "source"
+    Image.fromarray(np.full((24, 32), 99, np.uint8)).save(root / "labels" / "00003.png")
+    image = root / "images" / "00005.png"
+    image.write_bytes(image.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"15 images .* 2 are not.*00003.*99 \(768 .*00005"):
+        opened(tmp_path, verify=True)

@@ -16,7 +16,13 @@ from data.corruptions import CORRUPTIONS
 from data.imagenet_layout import ALEXNET_ERRORS
 from tasks.base import CrossNormTraining
 from tasks.classification import Classification
-from tasks.metrics import GroupedErrors, mean_over_corruptions, summarise
+from tasks.metrics import (
+    GroupedErrors,
+    clean_and_corrupted,
+    mean_over_corruptions,
+    reliability,
+    summarise,
+)
 from tasks.optim import OptimizerSpec, schedule_factor
 
 
@@ -35,6 +41,28 @@ def test_grouped_errors_equal_torchmetrics_group_by_group() -> None:
         assert values["error"][g].item() == pytest.approx(wrong.item())
         assert values["ece"][g].item() == pytest.approx(ece.item(), abs=1e-6)
         assert values["n"][g] == own.sum()
+
+
+def test_reliability_holds_what_the_calibration_error_is_made_of() -> None:
+    conditions = [("clean", 0), ("fog", 1), ("fog", 5), ("saturate", 1)]
+    logits, label = torch.randn(300, 4) * 3, torch.randint(4, (300,))
+    group = torch.randint(4, (300,))
+    metric = GroupedErrors(4)
+    metric.update(logits, label, group)
+    parts = clean_and_corrupted(conditions)
+    # "saturate" is none of the corruptions that the mean is over.
+    assert parts == {"clean": [0], "corrupted": [1, 2]}
+    found = reliability(metric.counts(), parts)
+    for name, groups in parts.items():
+        own = torch.isin(group, torch.tensor(groups))
+        bins = found[name]
+        n = np.array(bins["n"])
+        assert n.sum() == own.sum()
+        gaps = n * np.abs(np.array(bins["accuracy"]) - np.array(bins["confidence"]))
+        reference = MulticlassCalibrationError(4, n_bins=15, norm="l1")
+        ece = reference(logits[own].softmax(-1), label[own])
+        assert gaps.sum() / n.sum() == pytest.approx(ece.item(), abs=1e-6)
+    assert "corrupted" not in reliability(metric.counts(), {"clean": [0], "corrupted": []})
 
 
 def test_mean_over_corruptions_refuses_a_partial_set() -> None:

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.models import ResNet50_Weights, resnet50
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import wide_resnet
@@ -184,6 +187,60 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
         torch.testing.assert_close(one[key], two[key], rtol=0, atol=0)
 
 
+def test_published_weights_are_tested_without_a_run_or_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand classes, and torchvision's file where a download would put it."""
+    torch.manual_seed(1)
+    net = resnet50()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (1040, 3, 3, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    tail = [
+        transforms.ToTensor(),
+        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ]
+    look = transforms.Compose([transforms.Resize(9), transforms.CenterCrop(8), *tail])
+    files = []
+    for number, array in enumerate(pixels, start=1):
+        files.append(tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG")
+        Image.fromarray(array).save(files[-1], quality=95)
+    images = torch.stack([look(Image.open(file)) for file in files])
+    with torch.no_grad():
+        net.fc.weight *= 20
+        net(images[:500])  # in training mode: its statistics are then those of the images
+        predicted = net.eval()(images).argmax(1)
+    # Most images lie in any class, the last 40 in the one that the network sees.
+    labels = torch.cat([torch.arange(1000), predicted[1000:]])
+    for file, label in zip(files, labels.tolist(), strict=True):
+        folder = tmp_path / "imagenet" / "val" / f"n{label:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        file.rename(folder / file.name)
+    error = (predicted != labels).float().mean().item()
+    assert error < 0.97 and predicted.unique().numel() > 20
+
+    weight = ResNet50_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(net.state_dict(), tmp_path / "hub" / "checkpoints" / Path(weight.url).name)
+    options = command(tmp_path, "--data.image_size=8", "--data.corruptions=[]")
+    plain = [o for o in options if "model.network" not in o and "cnsn" not in o]
+    plain = ["--config=configs/imagenet.yaml", "--config=configs/nets/resnet50.yaml", *plain[1:]]
+    plain.append("--model.weights=ResNet50_Weights.IMAGENET1K_V1")
+    main(["test", *plain])
+    (found,) = read_results(tmp_path / "results" / "classification.jsonl")
+    assert found["summary"]["error"] == pytest.approx(error, abs=1e-6)
+    assert found["selection"] == "pretrained weights"
+    assert found["checkpoint"] == "ResNet50_Weights.IMAGENET1K_V1" and "sha256" not in found
+    assert found["dataset"] == "imagenet-subset (1000 classes, 0+1040 images)"
+    assert not list(tmp_path.rglob("*.ckpt"))
+    # What is inserted has learnt nothing, and training needs the training images.
+    for kind in ("cn", "sn"):
+        with pytest.raises(SystemExit, match=r"^error: Expected a trained run"):
+            main(["test", *plain, f"--model.cnsn.kind={kind}"])
+    with pytest.raises(SystemExit, match="imagenet/train"):
+        main(["fit", *plain])
+
+
 # ------------------------------------------------------------------------------------ bad input
 
 
@@ -232,6 +289,7 @@ def test_bad_folders_end_with_one_sentence(
 def test_every_row_of_the_table_is_understood(root: Path) -> None:
     table = Table.load(root / "configs" / "paper" / "imagenetc.yaml")
     overlay = "configs/imagenet_8gpu.yaml"
+    assert [row.name for row in table.rows if row.untrained] == ["torchvision weights"]
     for row in table.rows:
         options = [f"--config={c}" for c in (*table.configs, *row.configs, overlay)]
         options += [f"--{key}={value}" for key, value in row.options.items()]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -34,10 +35,10 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest"])
 
 
-def network() -> nn.Module:
+def network(kind: Literal["none", "cnsn"] = "cnsn") -> nn.Module:
     """A digits network that has seen data, so that its statistics are not the initial ones."""
     torch.manual_seed(3)
-    net = insert(wide_resnet(depth=10, width=1), CNSNSpec(kind="cnsn")).train()
+    net = insert(wide_resnet(depth=10, width=1), CNSNSpec(kind=kind)).train()
     with torch.no_grad():
         for _ in range(20):
             net(inputs(Digits().read()[0][0][:200]))
@@ -78,6 +79,34 @@ def test_the_official_weights_are_tested_without_a_run(
         assert str(tmp_path) not in json.dumps(record)
     assert "contrast" in capsys.readouterr().out
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("kind", ["none", "cnsn"])
+def test_pretrained_weights_of_the_whole_network_are_tested_without_a_run(
+    tmp_path: Path, kind: Literal["none", "cnsn"]
+) -> None:
+    net = network(kind)
+    path = official(net, tmp_path / "net.pth")
+    images, labels = Digits().read()[1]
+    with torch.inference_mode():
+        wrong = net(inputs(images)).argmax(1) != torch.from_numpy(labels)
+    options = [*OPTIONS, f"--model.cnsn.kind={kind}", f"--model.weights={path}", *places(tmp_path)]
+    main(["test", *options])
+    (record,) = read_results(tmp_path / "results" / "classification.jsonl")
+    assert record["summary"]["error"] == pytest.approx(wrong.float().mean().item(), abs=1e-6)
+    assert record["selection"] == "pretrained weights" and record["checkpoint"] == "net.pth"
+    assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_weights_of_a_part_still_need_a_run(tmp_path: Path) -> None:
+    other = official(wide_resnet(depth=10, width=1, num_classes=7), tmp_path / "other.pth")
+    own = official(network("none"), tmp_path / "own.pth")
+    for path, kind in ((other, "none"), (own, "sn"), (own, "cn")):
+        options = [f"--model.weights={path}", f"--model.cnsn.kind={kind}", *places(tmp_path)]
+        with pytest.raises(SystemExit, match=r"^error: Expected a trained run .* not the whole"):
+            main(["test", *OPTIONS, *options])
+    assert not (tmp_path / "results").exists()
 
 
 def test_training_starts_from_the_official_weights(tmp_path: Path) -> None:

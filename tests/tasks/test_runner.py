@@ -4,13 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import reproduce
+from cnsn.nets import wide_resnet
 from tasks import runner
 from tasks.results import append_result, read_results
 from tasks.runner import Places, Run, row_states, run_all, runs_of
 from tasks.table_spec import Row, Table
-from tasks.tables import render
+from tasks.tables import collect, render
 
 # Appends to a file, and fails while a file of that name counts down.
 SCRIPT = """
@@ -130,6 +132,40 @@ def test_a_row_may_test_what_another_one_trained(
     place = f"{tmp_path}/runs/toy/toys/Net/CN/seed0-CN-0/checkpoints/last.ckpt"
     assert f"--ckpt_path={place}" in test
     assert not any("ckpt_path" in argument for argument in own_test)
+
+
+def test_a_row_of_pretrained_weights_is_tested_once_and_never_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    """From the row to the table; a result that was trained never takes its place."""
+    monkeypatch.chdir(root)
+    file = tmp_path / "net.pth"
+    torch.save(wide_resnet(depth=10, width=1).state_dict(), file)
+    rows = [
+        Row(name="given", network="Net", untrained=True, options={"model.weights": str(file)}),
+        Row(name="trained", network="Net"),
+    ]
+    options = ["--trainer.accelerator=cpu", "--data.corruptions=[contrast]"]
+    places = Places(runs=tmp_path / "runs", results=tmp_path / "results", options=options)
+    table = Table(
+        key="toys", title="t", dataset="d", task="classification", metric="error", rows=rows,
+        configs=["configs/digits.yaml"], columns={"error": "error"},
+    )  # fmt: skip
+    runs = runs_of(table, rows, 2, places)
+    assert [(run.row.name, run.seed) for run in runs] == [
+        ("given", 0), ("trained", 0), ("trained", 1)
+    ]  # fmt: skip
+    lines = tmp_path / "results" / "classification.jsonl"
+    other = {"config_hash": runs[0].digest(), "seed": 0, "summary": {"error": 0.5}}
+    append_result(lines, {**other, "selection": "last epoch"})
+    assert states(runs) == ["not run"] * 3
+    assert run_all(runs[:1], jobs=1, gpus=[], retries=0) == []
+    assert states(runs) == ["done", "not run", "not run"]
+    *_, record = read_results(lines)
+    text = render(table, record["dataset"], collect(table, lines.parent)[record["dataset"]])["md"]
+    assert f"| Net | given | {100 * record['summary']['error']:.1f} | 1 |" in text
+    assert "Not trained here: net.pth." in text and "Epochs" not in text
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:

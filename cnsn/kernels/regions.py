@@ -1,0 +1,79 @@
+"""What the kernels on every device agree on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Box",
+    "Term",
+    "alike",
+    "at_least_float32",
+    "dense",
+    "full_box",
+    "inside",
+    "is_channels_last",
+    "positions",
+    "to_device",
+]
+
+# Top, left, height and width. None, wherever a box is asked for, is the whole map.
+Box = tuple[int, int, int, int]
+
+
+class Term(NamedTuple):
+    """``slope * (x - mean) + offset`` in a box: what statistics add to a gradient."""
+
+    box: Box | None
+    mean: Tensor
+    slope: Tensor
+    offset: Tensor
+
+
+def positions(x: Tensor, box: Box | None) -> int:
+    """How many positions of each map (B, C, H, W) lie in `box`."""
+    return x.shape[2] * x.shape[3] if box is None else box[2] * box[3]
+
+
+def full_box(x: Tensor) -> Box:
+    """The box that holds all of (B, C, H, W)."""
+    return 0, 0, x.shape[2], x.shape[3]
+
+
+def inside(x: Tensor, box: Box | None) -> Tensor:
+    """The view of (B, C, H, W) that `box` cuts out."""
+    if box is None:
+        return x
+    top, left, height, width = box
+    return x[:, :, top : top + height, left : left + width]
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that maps of `dtype` are computed in."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of (B, C, H, W) are neighbours in memory."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def dense(x: Tensor) -> Tensor:
+    """(B, C, H, W), contiguous or channels_last: `x` itself if it is, else a contiguous copy."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+def alike(dy: Tensor, x: Tensor) -> Tensor:
+    """`dy` in the layout of `x`; gradients may come expanded or in another one."""
+    last = is_channels_last(x)
+    return dy.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def to_device(t: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`, without waiting for a GPU."""
+    if device.type == "cuda" and t.device.type == "cpu":
+        return t.pin_memory().to(device, non_blocking=True)
+    return t.to(device)

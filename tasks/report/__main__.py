@@ -1,0 +1,225 @@
+"""`python -m tasks.report --out DIR`: one static HTML page of all results.
+
+    python -m tasks.report --out report                      # from results/
+    python -m tasks.report --out report --runs runs          # with curves and pictures of the runs
+
+DIR/index.html needs no network and no other file. From results/ come the tables, bars, heat maps
+and reliability diagrams; from run directories training curves, FixMatch's mask rate, segmentations
+and the pictures of `python -m tasks.embeddings`, wherever under them they were written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.report.markup import Markup, page, sentence, tag
+from tasks.report.runs import Run, curves_section, embeddings_of, find_runs, pictures_section
+from tasks.report.sections import Group, markdown_parts, table_section
+from tasks.results import read_results
+from tasks.table_spec import Row, Table
+from tasks.tables import collect, markdown, render
+
+ROOT = Path(__file__).resolve().parents[2]
+Record = dict[str, Any]
+Section = tuple[str, str, Markup]
+TITLE = "CrossNorm and SelfNorm: results"
+# Summary values that are shares, shown in percent.
+SHARES = ("error", "ece", "accuracy", "mce", "miou")
+
+
+def load_tables(configs: Path) -> list[Table]:
+    """Our studies, then the paper's tables."""
+    folders = (configs / "studies", configs / "paper")
+    return [Table.load(path) for folder in folders for path in sorted(folder.glob("*.yaml"))]
+
+
+def groups_of(table: Table, results: Path, runs: Sequence[Run]) -> list[Group]:
+    """A group for each data set that the table's rows were measured on."""
+    names = {table.run_name(row) for row in table.rows}
+    own = [run for run in runs if run.task == table.task and run.name in names]
+    found = collect(table, results)
+    if own and not found:
+        # No test has followed them yet: on which data they run, the result lines will say.
+        found = {table.dataset: {}}
+    return [
+        Group(table, dataset, rows, render(table, dataset, rows)["md"], own)
+        for dataset, rows in found.items()
+    ]
+
+
+def other_lines(tables: Sequence[Table], results: Path) -> list[Group]:
+    """Result lines of runs that are no table's, by task and data set."""
+    known = {table.run_name(row) for table in tables for row in table.rows}
+    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for path in sorted(results.glob("*.jsonl")):
+        for record in read_results(path):
+            name, summary = record.get("name"), record.get("summary")
+            if name in known or not isinstance(summary, dict):
+                continue
+            place = path.stem, str(record.get("dataset", "data set not named"))
+            label = f"{name} {record.get('config_hash', '')}".strip()
+            if (selection := record.get("selection", "last epoch")) != "last epoch":
+                label += f" ({selection})"
+            found.setdefault(place, {}).setdefault(label, []).append(record)
+    return [_other_group(*place, runs) for place, runs in found.items()]
+
+
+def _other_group(task: str, dataset: str, runs: dict[str, list[Record]]) -> Group:
+    keys = dict.fromkeys(k for rs in runs.values() for r in rs for k in r["summary"])
+    shares = {key: key for key in keys if key.endswith(SHARES)}
+    rows = [Row(name=label, network="") for label in runs]
+    table = Table(
+        key=f"other-{task}", title="", dataset=dataset, task=task, configs=[], rows=rows,
+        columns=shares, metric=next((k for k in ("mce", *shares) if k in shares), ""),
+    )  # fmt: skip
+    lines = [["run", "seed", *(f"{k} in %" if k in shares else k for k in keys), "time"]]
+    for label, records in runs.items():
+        for r in records:
+            values = (
+                ""
+                if r["summary"].get(k) is None
+                else f"{r['summary'][k] * (100 if k in shares else 1):.4g}"
+                for k in keys
+            )
+            lines.append([label, str(r.get("seed", "")), *values, str(r.get("time", ""))[:16]])
+    text = f"# {task}: {dataset}\n\n{markdown(lines)}\n\nLines of runs that are no table's row.\n"
+    return Group(table, dataset, {row.key: runs[row.name] for row in rows}, text)
+
+
+def build(results: Path, runs: Sequence[Path], configs: Path) -> str:
+    """The page's text.
+
+    Raises:
+        ValueError: there is nothing to show.
+    """
+    directories = find_runs(runs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tables = load_tables(configs)
+        by_table = {table.key: groups_of(table, results, directories) for table in tables}
+        others = other_lines(tables, results)
+    remarks = list(dict.fromkeys(str(w.message) for w in caught if "passed over" in str(w.message)))
+    groups = [group for own in by_table.values() for group in own] + others
+    sections = [_section(group) for group in groups]
+    sections += _other_runs(directories, groups)
+    if pictures := embeddings_of(runs):
+        heading = tag("h2", "Domain adaptation: embeddings")
+        sections.append(("embeddings", "embeddings", Markup("".join([heading, *pictures]))))
+    sections += _further_tables(results, by_table)
+    if not sections:
+        raise ValueError(
+            f"Expected results in {results} or run directories by `--runs`, but found none: "
+            "`python reproduce.py quickstart` makes some."
+        )
+    sections.append(_what_is_missing(tables, by_table, directories, bool(pictures), remarks))
+    times = [str(r.get("time", "")) for g in groups for rs in g.runs.values() for r in rs]
+    counts = f"{len(times)} result lines and {len(directories)} run directories"
+    newest = f"; newest result {max(times)[:10]}" if any(times) else ""
+    return page(TITLE, f"Made from {counts}{newest}.", sections)
+
+
+def _section(group: Group) -> Section:
+    name = group.table.key.replace("other-", "other: ")
+    if group.dataset != group.table.dataset:
+        name += f" on {group.dataset.partition(' (')[0]}"
+    anchor = "".join(c if c.isalnum() else "-" for c in f"{name} {group.dataset}".lower())
+    return anchor, name.replace("_", " "), table_section(group)
+
+
+def _other_runs(runs: Sequence[Run], groups: Sequence[Group]) -> list[Section]:
+    """Curves and pictures of runs that no table's section shows, by task."""
+    shown = {run.path for group in groups for run in group.directories}
+    sections = []
+    for task in dict.fromkeys(run.task for run in runs):
+        own = [run for run in runs if run.task == task and run.path not in shown]
+        if own:
+            order = dict.fromkeys(run.name for run in own)
+            names = {name: (name, number) for number, name in enumerate(order)}
+            parts = [tag("h2", f"{task}: further runs"), *curves_section(own, names)]
+            parts += pictures_section(own, names)
+            sections.append((f"runs-{task}", f"{task} runs", Markup("".join(parts))))
+    return sections
+
+
+def _further_tables(results: Path, by_table: dict[str, list[Group]]) -> list[Section]:
+    """Tables in results/ that other commands wrote, such as benchmarks."""
+    sections = []
+    for path in sorted(results.glob("*.md")):
+        if path.stem == "tables" or any(
+            path.stem == k or path.stem.startswith(f"{k}_on_") for k in by_table
+        ):
+            continue
+        title, shown, folded = markdown_parts(path.read_text(encoding="utf-8"))
+        content = Markup("".join([tag("h2", title or path.stem), *shown, *folded]))
+        sections.append((path.stem, path.stem.replace("_", " "), content))
+    return sections
+
+
+def _what_is_missing(
+    tables: Sequence[Table],
+    by_table: dict[str, list[Group]],
+    runs: Sequence[Run],
+    embeddings: bool,
+    remarks: Sequence[str],
+) -> Section:
+    parts = [tag("h2", "What is not here")]
+    missing = [table for table in tables if not by_table[table.key]]
+    if missing:
+        items = [
+            tag("li", f"{t.title}: not run; ", tag("code", f"python reproduce.py {t.key}"))
+            for t in missing
+        ]
+        parts.append(tag("ul", *items))
+    if not runs:
+        parts.append(sentence("No training curves or pictures: no run directories were given."))
+    else:
+        tasks = {run.task for run in runs}
+        if "fixmatch" not in tasks:
+            parts.append(sentence("No mask rate: there is no run of FixMatch."))
+        if "segmentation" not in tasks:
+            parts.append(sentence("No segmentations: there is no run of the segmentation task."))
+    if not embeddings:
+        text = (
+            "No embeddings: `python -m tasks.embeddings` draws them, into a folder under the runs."
+        )
+        parts.append(sentence(text.replace("`", "")))
+    if remarks:
+        parts += [tag("h3", "Passed over"), tag("ul", *(tag("li", text) for text in remarks))]
+    return "missing", "what is not here", Markup("".join(parts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="of result lines")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of runs")
+    parser.add_argument("--configs", type=Path, default=ROOT / "configs", help="of tables")
+    options = parser.parse_args(arguments)
+    try:
+        text = build(options.results, options.runs, options.configs)
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / "index.html"
+        # Whole or not at all: a reader may have it open.
+        part = path.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{path} ({len(text.encode()) / 1e6:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

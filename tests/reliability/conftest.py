@@ -1,0 +1,104 @@
+"""Every test here keeps a promise to the user, and an audit counts them.
+
+    make audit          # the whole suite, slow tests included; writes results/audit.md
+
+A test names its promise, ``@pytest.mark.promise("a killed run resumes bit-identically")``, or a
+file does for its tests, by ``pytestmark``. Tests with the same words share a row. Each parameter of
+a test is a case; a test that tries several says how many: ``record_property("cases", 100)``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+COLUMNS = ("promise", "cases tried", "passed", "skipped")
+
+
+class Audit:
+    """A plugin: cases tried, passed and skipped of each promise, and their table."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path  # where the table is also written
+        self.counts: dict[str, Counter[str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        promise = properties.get("promise")
+        # A case is decided by its call, or by what failed or was skipped before it.
+        if promise is None or (report.when != "call" and report.passed):
+            return
+        count = self.counts.setdefault(str(promise), Counter())
+        cases = int(str(properties.get("cases", 1)))
+        if report.when == "teardown":  # The call passed, and the case failed all the same.
+            count["passed"] -= cases
+        elif report.skipped and not hasattr(report, "wasxfail"):
+            count["skipped"] += cases
+        else:
+            count["tried"] += cases
+            count["passed"] += cases * report.passed
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table: one row a promise, and their sum."""
+        kinds = ("tried", "passed", "skipped")
+        rows = [
+            (promise, *(str(count[kind]) for kind in kinds))
+            for promise, count in sorted(self.counts.items())
+        ]
+        total = (sum(count[kind] for count in self.counts.values()) for kind in kinds)
+        return [COLUMNS, *rows, ("all", *map(str, total))]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.counts:
+            return
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        terminalreporter.section("promises")
+        for name, *numbers in rows:
+            cells = [n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)]
+            terminalreporter.write_line("  ".join([name.ljust(widths[0]), *cells]))
+        if self.path:
+            Path(self.path).write_text(self.markdown())
+
+    def markdown(self) -> str:
+        """The table as a file of results/."""
+        head, *rows = self.rows()
+        lines = [head, ("---", "---:", "---:", "---:"), *rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        title = "# Reliability: what is promised, and how often it was tried"
+        return f"{title}\n\n{table}\n\n{made_by()}\n"
+
+
+def made_by() -> str:
+    """Command and commit, as under every table of results/."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE
+    )
+    return f"Made by `make audit` at commit {git.stdout.strip() or 'unknown'}."
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--audit", metavar="FILE", help="also write the table of promises there")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Audit(config.getoption("--audit", None)), "audit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        marker = item.get_closest_marker("promise")
+        if marker is None:
+            raise pytest.UsageError(
+                f"Expected {item.nodeid} to name the promise that it keeps, but it has no "
+                '`@pytest.mark.promise("...")`.'
+            )
+        # Properties, unlike markers, travel from the processes of xdist.
+        item.user_properties.append(("promise", marker.args[0]))
