@@ -18,6 +18,8 @@ __all__ = [
     "validation_follows",
 ]
 
+DEFAULT = "the default"
+
 
 class StepCheckpoint(ModelCheckpoint):
     """Saves every N steps, but where no exact resume starts: see :func:`may_save`."""
@@ -168,11 +170,11 @@ def differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Name, old and new value of every option that differs; what a recipe lacks is its default."""
     for key in sorted({*stored, *asked}):
-        old, new = stored.get(key, "the default"), asked.get(key, "the default")
+        old, new = stored.get(key, DEFAULT), asked.get(key, DEFAULT)
         if key == "start" and not prefix:
             continue  # Where this run starts is what is being loaded.
         if isinstance(old, dict) or isinstance(new, dict):
-            parts = [part if isinstance(part, dict) else {} for part in (old, new)]
-            yield from differences(*parts, prefix=f"{prefix}{key}.")
+            one, other = (part if isinstance(part, dict) else {} for part in (old, new))
+            yield from differences(one, other, f"{prefix}{key}.")
         elif old != new:
             yield f"{prefix}{key}", old, new
