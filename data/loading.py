@@ -190,7 +190,8 @@ class TrainLoader(NumberedLoader):
         order: makes each epoch's permutation, from the epoch's number alone; None shuffles.
 
     Each batch carries its ``number``, counted over the whole run, its ``epoch``, and the ``share``
-    by which its mean loss counts in the mean over processes; see :func:`share_of`. The last batch of an epoch may be smaller.
+    by which its mean loss counts in the mean over processes; see :func:`share_of`. The last batch
+    of an epoch may be smaller.
 
     Raises:
         ValueError: for a batch size that does not fit the data or the number of processes.

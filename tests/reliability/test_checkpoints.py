@@ -198,7 +198,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save({"state_dict": {}, "global_step": 1, "epoch": 0, "evil": Evil()}, path)
     assert damage_of(path) is not None
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         checkpoint_io.DurableCheckpointIO().load_checkpoint(path)
     assert not (tmp_path / "executed").exists()
 

@@ -23,7 +23,6 @@ from tests.reliability.runs import (
     succeeded,
 )
 
-pytest_plugins = ["tests.reliability.runs"]
 pytestmark = pytest.mark.promise(
     "stopped at any step in any way, a run ends with bit-identical weights, metrics and results"
 )
