@@ -6,6 +6,8 @@
     python reproduce.py cifar10c --gpus 0 1 2 3                 # one run a GPU at a time
     python reproduce.py cifar10c --cluster slurm --job slurm_partition=gpu gpus_per_node=1
     python reproduce.py cifar10c --print                        # only what is there already
+    python reproduce.py all --print                             # results/tables.{md,tex,csv}
+    python reproduce.py all --check 0.5                         # do finished rows agree?
 
 A table is a file in configs/paper/ or configs/studies/: rows are overrides of a task's options.
 Runs are ordinary runs of the task's command line: they resume, and finished ones are not run
@@ -16,20 +18,32 @@ the paper's table, but in one of their own.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.runner import Places, row_states, run_all, runs_of, slurm_submit
+from tasks.paper_tables import compared, write_document
+from tasks.row_states import describe, row_states_of
+from tasks.runner import Places, run_all, runs_of, slurm_submit
+from tasks.table_records import gather
 from tasks.table_spec import Row, Table
-from tasks.tables import collect, write_tables
+from tasks.table_text import spread
+from tasks.tables import write_tables
 
 ROOT = Path(__file__).resolve().parent
+
+
+def _by_number(path: Path) -> list[str]:
+    """Sorts 10 before 100."""
+    return [part.zfill(4) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+
+
 # The paper's tables, and ours on data that are not the paper's.
 TABLES = {
     path.stem: path
     for folder in ("paper", "studies")
-    for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    for path in sorted((ROOT / "configs" / folder).glob("*.yaml"), key=_by_number)
 }
 
 
@@ -46,22 +60,55 @@ def choose_rows(table: Table, wanted: list[str]) -> list[Row]:
 
 
 def print_list(tables: list[Table], args: argparse.Namespace, places: Places) -> None:
-    """Every row with the states of its runs, the results that stand in tables, and the report."""
+    """Every row with the states of its seeds, its cost, the reported value, its data."""
+    print(
+        f"Seeds 0 to {args.seeds - 1}. Cost: arithmetic of one seed's training, and the hours that "
+        f"it takes at a sustained {args.tflops:g} TFLOP/s (--tflops)."
+    )
     for table in tables:
         print(f"\n{table.key}: {table.title}")
         rows = choose_rows(table, args.rows)
-        states: dict[str, list[str]] = {row.key: [] for row in rows}
-        for run, state in row_states(runs_of(table, rows, args.seeds, places)):
-            states[run.row.key].append(state)
-        found = collect(table, args.results)
-        for row in rows:
-            counts = [f"{states[row.key].count(s)} {s}" for s in dict.fromkeys(states[row.key])]
-            results = [
-                f"{len(runs[row.key])} on {name}" for name, runs in found.items() if row.key in runs
-            ]
-            reported = "not available" if row.reported is None else f"{row.reported:.1f}"
-            line = f"  {row.key:<40} runs: {', '.join(counts):<22} "
-            print(f"{line}reported: {reported:<14} results: {', '.join(results) or 'none'}")
+        for state in row_states_of(table, rows, args.seeds, places):
+            print(describe(state, table, args.tflops))
+
+
+def print_notes(tables: list[Table], results: Path) -> None:
+    """What was passed over among the result lines, each said once."""
+    if not list(results.glob("*.jsonl")):
+        print(f"{results} holds no results yet.", file=sys.stderr)
+    for note in dict.fromkeys(note for table in tables for note in gather(table, results)[1]):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def check(tables: list[Table], results: Path, tolerance: float) -> int:
+    """How many finished rows miss their reported value by more than `tolerance`; says which."""
+    numbers = compared(tables, results)
+    missed = 0
+    for number in numbers:
+        difference = number.difference
+        assert difference is not None
+        # Also where it is no number.
+        misses = not abs(difference) <= tolerance
+        missed += misses
+        print(
+            f"{'misses' if misses else 'agrees'}: {number.title}: {spread(number.values)} over "
+            f"{len(number.values)} seeds, reported {number.reported:.1f} ({difference:+.1f})"
+        )
+    if not numbers:
+        print("Nothing to check: no finished row has a reported value.")
+    return missed
+
+
+def write(tables: list[Table], args: argparse.Namespace) -> None:
+    """One table is printed; all of them stand in one document, and those that ran in files too."""
+    together = args.table == "all"
+    for table in tables:
+        quiet = together or args.check is not None
+        write_tables(table, args.results, show=not quiet, empty=not together)
+    if together:
+        for path in write_document(tables, args.results):
+            print(f"Wrote {path}")
+    print_notes(tables, args.results)
 
 
 def submitit_parameters(pairs: list[str]) -> dict[str, Any]:
@@ -93,6 +140,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("table", nargs="?", choices=[*TABLES, "all"], default="all")
     parser.add_argument("--list", action="store_true", help="say where every row stands")
     parser.add_argument("--print", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--check",
+        type=float,
+        metavar="TOL",
+        help="run nothing; fail where a finished row misses its reported value by more than TOL",
+    )
+    parser.add_argument(
+        "--tflops", type=float, default=10.0, help="speed that costs are listed for (10)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 of every row")
     parser.add_argument("--rows", nargs="+", default=[], help="only these rows, by name or key")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores")
@@ -117,8 +173,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.jobs < 1 or args.seeds < 1 or args.retries < 0:
         parser.error("expected --jobs and --seeds to be at least 1, and --retries at least 0")
+    if args.tflops <= 0 or (args.check is not None and not args.check >= 0):
+        parser.error("expected --tflops to be positive, and --check to be 0 or more")
+    args.print = args.print or args.check is not None
     if args.table == "all" and not (args.list or args.print):
-        parser.error(f"say which table to run: {', '.join(TABLES)}; or --list, or all --print")
+        parser.error(
+            f"say which table to run: {', '.join(TABLES)}; or --list, --check TOL or all --print"
+        )
     return args
 
 
@@ -135,13 +196,15 @@ def main(arguments: list[str] | None = None) -> int:
         tables = [Table.load(TABLES[key]) for key in keys]
         if args.list:
             print_list(tables, args, places)
+            print_notes(tables, args.results)
             return 0
         failed: list[str] = []
         try:
             failed = [] if args.print else run_table(tables[0], args, places)
         finally:
-            for table in tables:
-                write_tables(table, args.results)
+            write(tables, args)
+        if args.check is not None:
+            return int(check(tables, args.results, args.check) > 0)
     except KeyboardInterrupt:
         print("Interrupted. The same command continues where it was.", file=sys.stderr)
         return 130

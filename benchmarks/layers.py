@@ -12,7 +12,8 @@ turns.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,16 +21,17 @@ from torch import Tensor, nn
 
 from benchmarks.machine import machine
 from benchmarks.textbook import Box, TextbookCrossNorm, TextbookSelfNorm
-from benchmarks.timing import take_turns
+from benchmarks.timing import give_back_memory, take_turns
 from cnsn import CrossNorm, SelfNorm, kernels
 from tasks.cli import keep_freed_memory
 
 SHAPES = ((128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 56))
 CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))
 LAYERS = ("SelfNorm", "neither", "style", "content", "both")
+PLACE = ["map", "layout"]
 HEADER = (
-    "map", "layout", "layer", "forward, copies", "forward + backward, copies", "textbook, copies",
-    "textbook / ours", "quartiles", "reference / ours", "bytes kept", "textbook's",
+    "layer", "forward, copies", "forward + backward, copies", "textbook, copies",
+    "textbook / ours", "quartiles", "reference / ours", "kept", "textbook's",
 )  # fmt: skip
 
 Function = Callable[[Tensor], Tensor]
@@ -40,7 +42,7 @@ def layers(name: str, x: Tensor) -> tuple[Function, Function]:
     if name == "SelfNorm":
         ours, textbook = SelfNorm(x.shape[1]), TextbookSelfNorm(x.shape[1])
         textbook.load_state_dict(ours.state_dict())
-        return ours.to(x.device), textbook.to(x.device)
+        return ours.to(x.device), textbook.to(x.device, x.dtype)
     size = x.shape[2]
     side = round(size * 0.5**0.5)
     order = torch.randperm(len(x))
@@ -75,10 +77,39 @@ def bytes_kept(layer: Function, x: Tensor) -> float:
     return sum(kept.values()) / (x.numel() * x.element_size())
 
 
-def measure(x: Tensor, name: str, seconds: float, layout: str) -> str:
+@dataclass(frozen=True)
+class Line:
+    """What was measured of a layer on a map."""
+
+    threads: int | None
+    map: str
+    layout: str
+    layer: str
+    copies: tuple[float, float, float]
+    ratio: tuple[float, float, float]
+    reference: float
+    kept: tuple[float, float]
+
+    def cells(self) -> list[str]:
+        median, first, third = self.ratio
+        return [
+            *self.place(),
+            self.layer if self.layer == "SelfNorm" else f"CrossNorm, crop {self.layer}",
+            *(f"{c:.1f}" for c in self.copies),
+            f"{median:.1f}",
+            f"{first:.1f}-{third:.1f}",
+            f"{self.reference:.1f}",
+            *(f"{k:.2f}" for k in self.kept),
+        ]
+
+    def place(self) -> list[str]:
+        threads = [] if self.threads is None else [str(self.threads)]
+        return [*threads, self.map, self.layout]
+
+
+def measure(x: Tensor, name: str, seconds: float, threads: int | None) -> Line:
     ours, textbook = layers(name, x)
-    dy, copy = torch.randn_like(x), torch.empty_like(x)
-    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
     def both(layer: Function) -> Callable[[], None]:
         def run() -> None:
@@ -102,56 +133,72 @@ def measure(x: Tensor, name: str, seconds: float, layout: str) -> str:
         seconds=seconds,
         device=x.device,
     )
-    in_copies = [turns.ratio(n, "copy")[0] for n in ("forward", "ours", "textbook")]
-    median, first, third = turns.ratio("textbook", "ours")
-    label = name if name == "SelfNorm" else f"CrossNorm, crop {name}"
-    cells = [
-        f"{tuple(x.shape)}",
-        f"{layout}, {str(x.dtype).removeprefix('torch.')}",
-        label,
-        *(f"{c:.1f}" for c in in_copies),
-        f"{median:.1f}",
-        f"{first:.1f}-{third:.1f}",
-        f"{turns.ratio('reference', 'ours')[0]:.1f}",
-        *(f"{bytes_kept(layer, leaf):.2f}" for layer in (ours, textbook)),
-    ]
-    return f"| {' | '.join(cells)} |"
+    forward, whole, book = (turns.ratio(n, "copy")[0] for n in ("forward", "ours", "textbook"))
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return Line(
+        threads=threads,
+        map=f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}",
+        layout="channels_last" if last else "contiguous",
+        layer=name,
+        copies=(forward, whole, book),
+        ratio=turns.ratio("textbook", "ours"),
+        reference=turns.ratio("reference", "ours")[0],
+        kept=(bytes_kept(ours, leaf), bytes_kept(textbook, leaf)),
+    )
 
 
-def table(device: torch.device, seconds: float, dtypes: list[torch.dtype]) -> list[str]:
-    lines = [f"| {' | '.join(HEADER)} |", "| --- " * len(HEADER) + "|"]
+def lines(device: torch.device, options: argparse.Namespace, threads: int | None) -> Iterator[Line]:
     for shape in SHAPES if device.type == "cpu" else CUDA_SHAPES:
-        for dtype in dtypes:
+        for dtype in options.dtypes:
             for layout in (torch.contiguous_format, torch.channels_last):
-                x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout)
-                text = "channels_last" if layout == torch.channels_last else "contiguous"
+                x = torch.randn(shape, device=device).to(getattr(torch, dtype))
+                x = x.contiguous(memory_format=layout)
                 for name in LAYERS:
-                    lines.append(measure(x, name, seconds, text))
-                    print(lines[-1], flush=True)
-    return lines
+                    line = measure(x, name, options.seconds, threads)
+                    print(" | ".join(line.cells()), flush=True)
+                    yield line
+                    give_back_memory()
+
+
+def markdown(rows: list[list[str]]) -> str:
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def summary(found: list[Line], place: list[str]) -> str:
+    """A row for each map: textbook / ours of the layers, and what of a copy ours take."""
+    rows = [[*place, *("SelfNorm" if n == "SelfNorm" else f"CrossNorm, {n}" for n in LAYERS)]]
+    by_place: dict[tuple[str, ...], list[str]] = {}
+    for line in found:
+        cell = f"{line.ratio[0]:.1f} ({line.copies[1]:.1f})"
+        by_place.setdefault(tuple(line.place()), []).append(cell)
+    return markdown([*rows, *([*key, *cells] for key, cells in by_place.items())])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="on CPU")
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each line")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each line")
     parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_layers.md"))
     options = parser.parse_args()
     keep_freed_memory()
-    device = torch.device(options.device)
-    dtypes = [getattr(torch, name) for name in options.dtypes]
-    text = "# Layers: time and memory against the textbook's\n"
+    device, found = torch.device(options.device), []
     for threads in options.threads if options.device == "cpu" else [None]:
         if threads is not None:
             torch.set_num_threads(threads)
-            text += f"\n## {threads} thread{'s' if threads > 1 else ''}\n"
-        text += "\n" + "\n".join(table(device, options.seconds, dtypes)) + "\n"
-    text += (
-        "\nA copy is one read and one write of the map. Medians of the ratios of neighbouring "
-        "turns in one process; quartiles are those of textbook / ours. Bytes kept for backward "
-        f"are in maps. {machine()}. Made by `python -m benchmarks.layers`.\n"
+        found += lines(device, options, threads)
+    place = ["threads", *PLACE] if options.device == "cpu" else PLACE
+    text = (
+        "# Layers: how many times faster than the textbook's\n\n"
+        + summary(found, place)
+        + "\n\nForward and backward: textbook / ours, and in brackets ours in copies of the map "
+        "(one read and one write). Medians of the ratios of neighbouring turns in one process. "
+        f"{machine()}. Made by `python -m benchmarks.layers`.\n\n## In detail\n\n"
+        + markdown([[*place, *HEADER], *(line.cells() for line in found)])
+        + "\n\nQuartiles are those of textbook / ours; the reference is cnsn.functional. "
+        "Kept are the bytes for backward, in maps.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Turns", "take_turns"]
+__all__ = ["Turns", "give_back_memory", "take_turns"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ def take_turns(
     seconds: float,
     device: torch.device,
     at_least: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Turns:
     """Run the candidates one after the other, again and again, for about `seconds`.
 
-    On a GPU the device's own time is taken. Every candidate runs once before it counts.
+    On a GPU the device's own time is taken, else that of `clock`: with ``time.process_time`` other
+    load of the machine matters little. Every candidate runs once before it counts.
     """
     for run in candidates.values():
         run()
@@ -52,16 +56,25 @@ def take_turns(
     end, turns = time.perf_counter() + seconds, 0
     while turns < at_least or time.perf_counter() < end:
         for name, run in candidates.items():
-            times[name].append(_milliseconds(run, device))
+            times[name].append(_milliseconds(run, device, clock))
         turns += 1
     return Turns(times)
 
 
-def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
+def give_back_memory() -> None:
+    """Return freed memory, which is otherwise kept in pieces: the next maps may be larger."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _milliseconds(
+    run: Callable[[], object], device: torch.device, clock: Callable[[], float]
+) -> float:
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = clock()
         run()
-        return (time.perf_counter() - start) * 1e3
+        return (clock() - start) * 1e3
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     first.record()
     run()

@@ -42,6 +42,7 @@ from data.loading import (
     evaluation_loader,
 )
 from data.randomness import derive_seed, generator_for
+from data.resident import ResidentImages
 
 __all__ = ["CIFAR", "Digits", "ImageClassificationData"]
 
@@ -70,6 +71,8 @@ class ImageClassificationData(ResumableDataModule):
         jitter: strength of random brightness and contrast in training; 0 is none.
         augment: further augmentation of the training batches, in order; see configs/augment/.
         corruptions: names of the test's corruptions; empty tests on clean images alone.
+        resident: keep all training images on the device and draw the batches there, which changes
+            no result; None does so on a GPU.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
 
@@ -94,6 +97,7 @@ class ImageClassificationData(ResumableDataModule):
         jitter: float,
         augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str],
+        resident: bool | None = False,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
@@ -124,10 +128,12 @@ class ImageClassificationData(ResumableDataModule):
         self.jitter = jitter
         self.augment = tuple(augment)
         self.corruptions = tuple(corruptions)
+        self.resident = resident
         self.mean, self.std = tuple(mean), tuple(std)
         self._train: ImageTensor | None = None
         self._test: Arrays | None = None
         self._groups: TestConditions | None = None
+        self._on_device: ResidentImages | None = None
 
     def read(self) -> tuple[Arrays, Arrays]:
         """Images uint8 (N, H, W, 3) and labels int64 (N,), of training and test."""
@@ -174,7 +180,22 @@ class ImageClassificationData(ResumableDataModule):
     def training_set(self) -> BatchDataset | EpochDataset:
         """What the training batches are read from."""
         assert self._train is not None
-        return self._train
+        if not self._stays_on_device():
+            return self._train
+        if self._on_device is None:
+            self._on_device = ResidentImages(self._train)
+        return self._on_device.numbers()
+
+    def _stays_on_device(self) -> bool:
+        if self.resident is not None:
+            return self.resident
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def gather(self, batch: Batch) -> None:
+        """Add the images to a training batch of numbers, on its device."""
+        if "image" not in batch:
+            assert self._on_device is not None
+            self._on_device.fill(batch)
 
     def train_dataloader(self) -> TrainLoader:
         loader = TrainLoader(
@@ -226,6 +247,7 @@ class ImageClassificationData(ResumableDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         if "epoch" in batch:
+            self.gather(batch)
             self._augment(batch)
         batch["image"] = normalise(batch["image"], self.mean, self.std)
         if "views" in batch:
@@ -273,6 +295,7 @@ class CIFAR(ImageClassificationData):
         jitter: float = 0.0,
         augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str] = CORRUPTIONS,
+        resident: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -284,6 +307,7 @@ class CIFAR(ImageClassificationData):
             jitter=jitter,
             augment=augment,
             corruptions=corruptions,
+            resident=resident,
         )
         self.root = Path(root).expanduser()
         self.name: CIFARName = name
@@ -375,6 +399,7 @@ class Digits(ImageClassificationData):
         jitter: float = 0.0,
         augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str] = COMPLETE,
+        resident: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -386,6 +411,7 @@ class Digits(ImageClassificationData):
             jitter=jitter,
             augment=augment,
             corruptions=corruptions,
+            resident=resident,
         )
 
     def read(self) -> tuple[Arrays, Arrays]:

@@ -23,7 +23,7 @@ from data.classification import ImageClassificationData
 from data.corruptions import CORRUPTIONS
 from data.draws import Draws, PairedSchedule, draw_hash, draw_labelled
 from data.images import normalise
-from data.loading import NumberedLoader
+from data.loading import EpochDataset, NumberedLoader
 from data.randaugment import fixmatch_strong, fixmatch_weak
 from data.randomness import derive_seed
 
@@ -144,9 +144,11 @@ class SemiSupervised(ImageClassificationData):
         }
 
     def train_dataloader(self) -> NumberedLoader:  # type: ignore[override]
-        assert self._train is not None and self.labelled is not None
+        assert self.labelled is not None
+        images = self.training_set()
+        assert not isinstance(images, EpochDataset)
         labelled = Draws(
-            self._train,
+            images,
             self.labelled,
             batch_size=self.batch_size,
             seed=derive_seed(self.seed, "labelled"),
@@ -154,7 +156,7 @@ class SemiSupervised(ImageClassificationData):
         unlabelled = None
         if self.unlabelled_ratio:
             unlabelled = Draws(
-                self._train,
+                images,
                 self._members,
                 batch_size=self.batch_size * self.unlabelled_ratio,
                 seed=derive_seed(self.seed, "unlabelled"),
@@ -174,7 +176,7 @@ class SemiSupervised(ImageClassificationData):
             "number": batch["number"],
             "epoch": batch["epoch"],
             "image": self._view(fixmatch_weak, labelled, "labelled"),
-            "label": labelled["label"],
+            "label": labelled["label"],  # there once the images are
             "index": labelled["index"],
         }
         if "unlabelled" in batch:
@@ -186,6 +188,7 @@ class SemiSupervised(ImageClassificationData):
         return views
 
     def _view(self, augment: Callable[..., Tensor], part: dict[str, Tensor], stream: str) -> Tensor:
+        self.gather(part)
         # A draw's number, not its image's index: an image comes many times in an epoch.
         seed = derive_seed(self.seed, stream, "augmentation")
         images = augment(part["image"], part["draw"], seed=seed, flip=self.flip)
@@ -241,6 +244,7 @@ class CIFAR(SemiSupervised, classification.CIFAR):
         seed: int = 0,
         flip: bool = True,
         corruptions: Sequence[str] = CORRUPTIONS,
+        resident: bool | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -252,6 +256,7 @@ class CIFAR(SemiSupervised, classification.CIFAR):
             seed=seed,
             flip=flip,
             corruptions=corruptions,
+            resident=resident,
         )
         self.configure_draws(
             labels=labels,
@@ -279,6 +284,7 @@ class Digits(SemiSupervised, classification.Digits):
         seed: int = 0,
         flip: bool = False,
         corruptions: Sequence[str] = classification.Digits.COMPLETE,
+        resident: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -287,6 +293,7 @@ class Digits(SemiSupervised, classification.Digits):
             seed=seed,
             flip=flip,
             corruptions=corruptions,
+            resident=resident,
         )
         self.configure_draws(
             labels=labels,

@@ -52,7 +52,7 @@ class ImageNet(ImageClassificationData):
 
     Args:
         root: folder with ``train`` and ``val``; tests can do without ``train``.
-        name: true name of a set that is not ImageNet, to which results add its counts; None calls
+        title: true name of a set that is not ImageNet, to which results add its counts; None calls
             it imagenet-subset where classes are named as ImageNet's, and image-folder elsewhere.
         corrupted: folder of the corrupted test set; None looks for ``ImageNet-C`` in `root` and
             beside it, then for the folder `root` + "-C".
@@ -78,7 +78,7 @@ class ImageNet(ImageClassificationData):
         root: str = "~/datasets/imagenet",
         corrupted: str | None = None,
         *,
-        name: str | None = None,
+        title: str | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 128,
         workers: int = 8,
@@ -118,7 +118,7 @@ class ImageNet(ImageClassificationData):
             raise ValueError("Expected at least one of `severities`, but got none.")
         self.root = Path(root).expanduser()
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()
-        self.set_name = name
+        self.set_title = title
         self.image_size = image_size
         self.resize = round(image_size * 256 / 224) if resize is None else resize
         self.mirror = flip
@@ -195,7 +195,7 @@ class ImageNet(ImageClassificationData):
         training = [] if self._training is None else [self._training]
         described: dict[str, Any] = {
             "dataset": title_of(
-                self._training, clean, corrupted, self._made is not None, self.set_name
+                self._training, clean, corrupted, self._made is not None, self.set_title
             ),
             "fingerprint": files_fingerprint([*training, clean]),
             "n_train": sum(map(len, training)),

@@ -8,6 +8,7 @@ their number changes neither its samples nor their order.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -146,6 +147,9 @@ class NumberedLoader:
         schedule: makes batch b of the run, for b from 0 on.
         workers: processes that read ahead; 0 reads in the training process.
         pin_memory: for copies to a GPU that overlap with its work.
+
+    Attributes:
+        waited: seconds until batches were there, since the loader was made.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class NumberedLoader:
     ) -> None:
         self._numbers = _Numbers(schedule.per_epoch)
         self.batches_seen = 0
+        self.waited = 0.0
         self._loader: DataLoader[Batch] = DataLoader(
             schedule,  # type: ignore[arg-type]  # indexed by batch number
             batch_size=None,
@@ -167,9 +172,12 @@ class NumberedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._numbers.start = self.batches_seen
+        start = time.perf_counter()
         for batch in self._loader:
+            self.waited += time.perf_counter() - start
             self.batches_seen += 1
             yield batch
+            start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches_seen": self.batches_seen}

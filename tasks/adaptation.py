@@ -34,6 +34,7 @@ from tasks.adversary import (
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.confusion import Confusion, print_confusion
 from tasks.domain_norm import Target, part_domains, two_domains
+from tasks.logged_media import log_confusion
 from tasks.optim import OptimizerSpec
 
 __all__ = ["Adaptation", "BatchNorm", "Style"]
@@ -144,6 +145,10 @@ class Adaptation(CNSNModule):
             rate = self.optimizer_spec.lr * self.optimizer_spec.head_lr_factor
             groups.append({"params": list(self.discriminator.parameters()), "lr": rate})
         return groups
+
+    def units(self, batch: dict[str, Any]) -> int:
+        """Images of both domains."""
+        return len(batch["label"]) + len(batch.get("target", ()))
 
     # ---------------------------------------------------------------------------------- training
 
@@ -260,6 +265,9 @@ class Adaptation(CNSNModule):
     def on_test_epoch_end(self) -> None:
         self.metrics = self._finish_evaluation()
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
+        if self.trainer.is_global_zero:
+            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            log_confusion(self.loggers, datamodule.classes, self.metrics["confusion"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print accuracy by class."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -73,14 +73,16 @@ class CNSNModule(L.LightningModule):
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
         MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
+        UNIT: what batches hold, as throughput counts it.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
     """
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
-    HEADS: ClassVar[tuple[str, ...]] = ("fc.",)
     MEAN_OVER_SAMPLES: ClassVar[bool] = True
+    HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
+    UNIT: ClassVar[str] = "images"
     metrics: dict[str, Any]
 
     def __init__(
@@ -135,6 +137,10 @@ class CNSNModule(L.LightningModule):
 
         return load_weights(network, weights, heads=self.HEADS)
 
+    def units(self, batch: dict[str, Any]) -> int:
+        """How many units a batch holds."""
+        return len(batch["label"])
+
     def forward(self, inputs: Tensor) -> Any:
         """What the network makes of (B, C, H, W) inputs."""
         return self.network(inputs.contiguous(memory_format=self.memory_format))
@@ -186,10 +192,13 @@ class CNSNModule(L.LightningModule):
             yield
 
     def log_losses(self, **losses: Tensor) -> None:
-        """Log each as ``train/<name>``; `loss` also stands in the progress bar."""
+        """Log each as ``train/<name>``.
+
+        Not with ``prog_bar``, for which Lightning reads the value in every step, and so waits for
+        the device; :mod:`tasks.progress` shows the loss whenever it is logged.
+        """
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(values, on_step=True, on_epoch=False)
-        self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network's trained parameters, by weight decay and learning rate."""
@@ -210,7 +219,12 @@ class CNSNModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = build_optimizer(self.parameter_groups(), self.optimizer_spec, total)
+        spec = self.optimizer_spec
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if spec.fused is None and scaled and self.trainer.gradient_clip_val:
+            # Lightning cannot clip float16's scaled gradients where a fused step unscales them.
+            spec = replace(spec, fused=False)
+        optimizer, scheduler = build_optimizer(self.parameter_groups(), spec, total)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def print_report(self, record: dict[str, Any]) -> None:

@@ -57,6 +57,12 @@ def validation_follows(trainer: L.Trainer) -> bool:
     return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
+def write_figures(trainer: L.Trainer) -> None:
+    """Write what loggers keep in memory."""
+    for logger in trainer.loggers:
+        logger.save()
+
+
 class ExactResume(L.Callback):
     """Lets a checkpoint from the last batch of an epoch resume with that epoch's validation.
 
@@ -64,13 +70,19 @@ class ExactResume(L.Callback):
     them would be missing. So the checkpoint says that validation has begun, which Lightning
     repeats. Where that batch was the last step, a run that counts steps is over for Lightning; it
     is given one step more until validation has run.
+
+    What was logged up to a checkpoint is written with it, and the figures of its own step right
+    after it: a run that resumes there does not log them again.
     """
 
     _validates_first = False
+    _figures_due = False
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        write_figures(trainer)
+        self._figures_due = True
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         if progress.completed == progress.processed:
             return  # Not within `on_train_batch_end`.
@@ -98,6 +110,14 @@ class ExactResume(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._validates_first:
             trainer.fit_loop.epoch_loop.max_steps += 1
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._figures_due:
+            write_figures(trainer)
+            self._figures_due = False
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        write_figures(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._validates_first:

@@ -30,6 +30,7 @@ from tasks.adversarial import adversarial_images
 from tasks.attacks import AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.evaluation import Attack, add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
+from tasks.logged_media import log_conditions
 from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
 from tasks.optim import OptimizerSpec
 
@@ -193,6 +194,8 @@ class Classification(CNSNModule):
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
         table = zip(self.conditions, values["error"], strict=True)
         self.log_dict({f"test/error/{name}/{severity}": v for (name, severity), v in table})
+        if self.trainer.is_global_zero:
+            log_conditions(self.loggers, self.metrics["conditions"])
 
     def _summary(self, values: dict[str, list[float]]) -> dict[str, Any]:
         return summarise(

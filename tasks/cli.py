@@ -29,9 +29,8 @@ from typing import Any, NoReturn
 import lightning as L
 import torch
 from filelock import FileLock
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -42,8 +41,10 @@ from tasks.checkpoint_io import DurableCheckpointIO, described, remove_parts
 from tasks.interruption import Requeued, SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.processes import end_with_parent, lost_process, watch_processes
-from tasks.results import PRETRAINED, append_result, environment
+from tasks.progress import Curves, progress_bar
+from tasks.results import FORMAT, PRETRAINED, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
+from tasks.speed import SpeedMonitor, in_words
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
 
@@ -62,9 +63,11 @@ class TaskCLI(LightningCLI):
     def __init__(self, model_class: type[CNSNModule], task: str, args: Any = None) -> None:
         self.task_class = model_class
         self.task = task
+        self.asked = sys.argv[1:] if args is None else args
         self.started = time.monotonic()
         self.lock: FileLock | None = None
         self.timer = Timer(verbose=False)
+        self.speed = SpeedMonitor()
         try:
             super().__init__(
                 model_class,
@@ -84,6 +87,12 @@ class TaskCLI(LightningCLI):
             if self.lock is not None:
                 self.lock.release()
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for alone, as each costs a good part of a second."""
+        every = LightningCLI.subcommands()
+        first = next(iter(self.asked), "")
+        return {first: every[first]} if first in every else every
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="default", help="of the run, a folder or a/b/c")
         parser.add_argument("--runs", default="runs", help="folder of run directories")
@@ -93,6 +102,9 @@ class TaskCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+        )
+        parser.add_argument(
+            "--speed", type=bool, default=True, help="log throughput, step time and memory"
         )
         parser.add_argument(
             "--nonfinite",
@@ -141,10 +153,24 @@ class TaskCLI(LightningCLI):
         elif config.ckpt_path is None:
             self._choose_trained(config)
         config.trainer.default_root_dir = str(self.directory.path)
+        self._describe_to_loggers(config)
+
+    def _describe_to_loggers(self, config: Any) -> None:
+        """Give loggers what the run is, where they have such an option that was left open."""
+        stems = [Path(str(path)).stem for path in config.config or []]
+        network = config.model.network.class_path.rpartition(".")[2]
+        described = {
+            "save_dir": str(self.directory.path),
+            "name": f"{config.name}/seed{config.seed_everything}",
+            "group": f"{self.task}/{'+'.join(s for s in stems if s != 'wandb') or 'default'}",
+            "job_type": self.subcommand,
+            "tags": [self.task, network, config.model.cnsn.kind],
+        }
         for logger in _as_list(config.trainer.logger):
-            if hasattr(logger, "init_args") and "save_dir" in logger.init_args:
-                logger.init_args.save_dir = str(self.directory.path)
-        offline_without_key()
+            options = getattr(logger, "init_args", {})
+            for name, value in described.items():
+                if name in options and options[name] is None:
+                    options[name] = value
 
     def _find_directory(self, config: Any, *, fresh: bool) -> RunDirectory:
         self.digest = config_hash(self.recipe)
@@ -233,13 +259,19 @@ class TaskCLI(LightningCLI):
             loggers = []
         if loggers is not False:
             # A new version each start: resuming must not overwrite the curves before it.
-            csv = CSVLogger(str(self.directory.path), name="metrics")
+            csv = Curves(str(self.directory.path), name="metrics")
             trainer_config["logger"] = [csv, *_as_list(loggers)]
         if self.subcommand != "fit":
             trainer_config["enable_checkpointing"] = False
         plugins = [*_as_list(trainer_config.get("plugins")), DurableCheckpointIO()]
         trainer_config["plugins"] = plugins
-        trainer = self._instantiate_trainer(trainer_config, self._checkpoint_callbacks())
+        callbacks = self._checkpoint_callbacks()
+        if self.config[self.subcommand].speed:
+            callbacks.insert(0, self.speed)
+        own = [c for c in _as_list(trainer_config.get("callbacks")) if isinstance(c, ProgressBar)]
+        if trainer_config.get("enable_progress_bar") is not False and not own:
+            callbacks.append(progress_bar())
+        trainer = self._instantiate_trainer(trainer_config, callbacks)
         watch_processes(trainer)
         return trainer
 
@@ -268,12 +300,29 @@ class TaskCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._check_checkpoint()
+        self._log_config()
+
+    def _log_config(self) -> None:
+        """What was asked for, for the loggers beside the run directory's own."""
+        config = self.config[self.subcommand].as_dict()
+        parts = {name: config[name] for name in ("name", "seed_everything", "model", "data")}
+        trainer = {k: v for k, v in config["trainer"].items() if k not in ("logger", "callbacks")}
+        for logger in self.trainer.loggers[1:]:
+            logger.log_hyperparams({**parts, "trainer": trainer, "config_hash": self.digest})
+
+    def _log_dataset(self) -> None:
+        """The data's true name and size, known once they are read."""
+        for logger in self.trainer.loggers[1:]:
+            described = self.datamodule.describe()
+            kept = ("dataset", "fingerprint", "n_train", "n_test")
+            logger.log_hyperparams({name: described[name] for name in kept if name in described})
 
     def before_validate(self) -> None:
         self._check_checkpoint()
 
     def before_test(self) -> None:
         self._check_checkpoint()
+        self._log_config()
 
     def before_predict(self) -> None:
         self._check_checkpoint()
@@ -287,13 +336,18 @@ class TaskCLI(LightningCLI):
             )
 
     def after_fit(self) -> None:
+        if self.trainer.global_rank == 0:
+            self._log_dataset()
         if self.trainer.interrupted:
             raise KeyboardInterrupt
         config = self.config[self.subcommand]
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
-            record = {"steps": self.trainer.global_step, "seconds": seconds}
+            record: dict[str, Any] = {"steps": self.trainer.global_step, "seconds": seconds}
+            if self.speed.trained is not None:
+                record["speed"] = self.speed.trained
+                rank_zero_info(f"Trained at {in_words(self.speed.trained)}.")
             if self.numbers.skipped:
                 record["skipped"] = self.numbers.skipped
             self.directory.finish(record)
@@ -308,8 +362,10 @@ class TaskCLI(LightningCLI):
         model: Any = self.model
         if self.trainer.global_rank != 0:
             return
+        self._log_dataset()
         config = self.config[self.subcommand]
         record = {
+            "format": FORMAT,
             "task": self.task,
             "name": config.name,
             "seed": config.seed_everything,
@@ -322,6 +378,9 @@ class TaskCLI(LightningCLI):
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **environment(self.trainer.strategy.root_device),
         }
+        if self.speed.tested is not None:
+            record["speed"] = self.speed.tested
+            rank_zero_info(f"Tested at {in_words(self.speed.tested)}.")
         limit = self.trainer.limit_test_batches
         if isinstance(limit, int) or limit < 1:
             record["limited"] = limit  # A part of the test set; stands in no table.
@@ -357,16 +416,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return value if isinstance(value, list) else [value]
-
-
-def offline_without_key() -> None:
-    """Let the dashboard's logger write to disk where no key is configured, instead of asking."""
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    keyed = "WANDB_API_KEY" in os.environ or (
-        netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="ignore")
-    )
-    if not keyed:
-        os.environ.setdefault("WANDB_MODE", "offline")
 
 
 class _Parsed(Exception):

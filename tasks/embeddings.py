@@ -14,13 +14,11 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from cnsn.checkpoint import read_state_dict
@@ -28,6 +26,7 @@ from data.domains import DomainPair, labels_of
 from data.randomness import generator_for
 from tasks.adversary import captured_features
 from tasks.domain_figures import Panel, confusion_figure, mistakes_figure, tsne_figure
+from tasks.instantiate import instantiate
 
 __all__ = ["Embedding", "TrainedRun", "lay_out", "main"]
 
@@ -58,7 +57,9 @@ class TrainedRun:
             )
         config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
         self.name = str(config["name"]).rpartition("/")[2].replace("_", " ")
-        self.module, self.data = _instantiate(config)
+        task = importlib.import_module("tasks.adaptation").TASK
+        self.module, data = instantiate(task, config)
+        self.data: DomainPair = data
         self.module.load_state_dict(read_state_dict(checkpoint), strict=True)
         self.module.eval()
         self.data.setup("test")
@@ -78,23 +79,6 @@ class TrainedRun:
         own = self.embed(source)
         with self.module.target_view(self.data):
             return own, self.embed(target)
-
-
-def _instantiate(config: dict[str, Any]) -> tuple[Any, DomainPair]:
-    """Module and data of a run's config.yaml, as the command line makes them."""
-    task = importlib.import_module("tasks.adaptation").TASK
-    parser = LightningArgumentParser()
-    parser.add_lightning_class_args(task, "model")
-    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
-    for source, target, when in task.LINKS:
-        parser.link_arguments(source, target, apply_on=when)
-    seed = config["seed_everything"]
-    # The checkpoint has all weights.
-    model = {**config["model"], "seed": seed, "weights": None}
-    data = config["data"]
-    data = {**data, "init_args": {**data["init_args"], "seed": seed}}
-    made = parser.instantiate(parser.parse_object({"model": model, "data": data}))
-    return made.model, made.data
 
 
 def lay_out(features: Tensor, *, seed: int = 0) -> np.ndarray:

@@ -28,6 +28,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cnsn import CNSNSpec
 from data.fixmatch import SemiSupervised
 from tasks.base import CNSNModule, CrossNormTraining
+from tasks.logged_media import log_conditions
 from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
 from tasks.optim import OptimizerSpec
 from tasks.pseudo_labels import PseudoLabels, pseudo_label
@@ -140,6 +141,10 @@ class FixMatch(CNSNModule):
                 "Expected `crossnorm_rows` to have labelled images where `unlabelled_ratio` is 0, "
                 "but got 'strong'."
             )
+
+    def units(self, batch: dict[str, Any]) -> int:
+        """Labelled and unlabelled images; each of the latter is seen in two views."""
+        return len(batch["label"]) + len(batch.get("weak", ()))
 
     # Training.
 
@@ -278,6 +283,8 @@ class FixMatch(CNSNModule):
         parts = clean_and_corrupted(self.conditions)
         self.metrics["reliability"] = reliability(self._errors["ema"].counts(), parts)
         self.log_dict({f"test/{name}": value for name, value in summary.items()})
+        if self.trainer.is_global_zero:
+            log_conditions(self.loggers, self.metrics["conditions"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print EMA's figures by condition, then both weights', then the pseudo-labels'."""

@@ -72,6 +72,8 @@ class SaveOnInterruption(L.Callback):
         if not resumable:
             return
         if self._agreed(trainer):
+            # Lightning would log the step's figures after this.
+            trainer._logger_connector.update_train_step_metrics()
             trainer.save_checkpoint(self.path)
             self._end(trainer)
         if validation_follows(trainer):

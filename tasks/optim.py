@@ -42,6 +42,8 @@ class OptimizerSpec:
         final_lr: where "cosine" ends.
         power: of "poly".
         milestones: of "steps", as fractions of the run in (0, 1), rising.
+        fused: update all parameters in one kernel, which rounds a little differently; None does so
+            on a GPU, and with "adam" also on the CPU.
     """
 
     algorithm: Algorithm = "sgd"
@@ -55,6 +57,7 @@ class OptimizerSpec:
     final_lr: float = 1e-6
     power: float = 0.9
     milestones: tuple[float, ...] = (1 / 3, 2 / 3)
+    fused: bool | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -136,16 +139,28 @@ def build_optimizer(
         spec: what was asked for.
         total_steps: optimiser steps of the whole run.
     """
+    groups: list[Any] = list(parameters)
+    fused = _fused(groups, spec)
     optimizer: Optimizer
     if spec.algorithm == "adam":
-        # Fused: one pass over each tensor, which large tables of word vectors need on CPU.
-        optimizer = Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+        optimizer = Adam(groups, lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)
     else:
         optimizer = SGD(
-            parameters,
+            groups,
             lr=spec.lr,
             momentum=spec.momentum,
             nesterov=spec.nesterov and spec.momentum > 0,
             weight_decay=spec.weight_decay,
+            fused=fused,
         )
     return optimizer, LambdaLR(optimizer, schedule_factor(spec, total_steps))
+
+
+def _fused(groups: list[Any], spec: OptimizerSpec) -> bool | None:
+    """Whether the optimiser is to be fused; None leaves its form to torch."""
+    if spec.fused is not None or not groups:
+        return spec.fused
+    first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
+    # On the CPU, Adam's one pass over large tables of word vectors is what makes it bearable.
+    devices = ("cuda", "cpu") if spec.algorithm == "adam" else ("cuda",)
+    return True if first.device.type in devices else None

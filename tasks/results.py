@@ -8,17 +8,40 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["PRETRAINED", "append_result", "environment", "is_final", "read_results"]
+__all__ = [
+    "FORMAT",
+    "PRETRAINED",
+    "append_result",
+    "environment",
+    "fault_of",
+    "is_final",
+    "read_results",
+    "scan",
+]
 
 Record = dict[str, Any]
 # How a record says that its weights were given, and nothing was trained.
 PRETRAINED = "pretrained weights"
+# Of a line; raised when a line's fields change their meaning. Lines without the field are of 1.
+FORMAT = 1
+# What a table needs of a line.
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "name": str,
+    "seed": int,
+    "dataset": str,
+    "fingerprint": str,
+    "n_train": int,
+    "n_test": int,
+    "selection": str,
+    "recipe": dict,
+    "summary": dict,
+}
 
 
 def append_result(path: Path, record: Record) -> None:
@@ -41,19 +64,46 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_results(path: Path) -> Iterator[Record]:
-    """Every readable line of a file; damaged ones are named in a warning and passed over."""
+def scan(path: Path) -> Iterator[tuple[int, Record | None, str]]:
+    """Every line that is not empty: its number, its record, and what is wrong with the line.
+
+    The record is None where the line is no JSON object, as one that was only written in part. No
+    lines come from a file that is not there.
+    """
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            warnings.warn(f"{path}, line {number} is passed over: {error}", stacklevel=2)
+        except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
+            yield number, None, f"damaged: {error}"
             continue
-        if isinstance(record, dict):
+        if not isinstance(record, dict):
+            yield number, None, f"damaged: expected an object, but got {type(record).__name__}"
+            continue
+        yield number, record, fault_of(record)
+
+
+def fault_of(record: Record) -> str:
+    """Why no table can be made from a record, as of one of another version; "" where one can."""
+    form = record.get("format", 1)
+    if form != FORMAT:
+        return f"of another version: its format is {form!r}, this version reads {FORMAT}"
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        return f"of another version: {', '.join(wrong)} missing or of another type"
+    bad = [k for k, v in record["summary"].items() if not isinstance(v, int | float)]
+    return f"of another version: {bad[0]} in its summary is no number" if bad else ""
+
+
+def read_results(path: Path) -> Iterator[Record]:
+    """Every readable line of a file; damaged ones are named in a warning and passed over."""
+    for number, record, fault in scan(path):
+        if record is None:
+            warnings.warn(f"{path}, line {number} is passed over: {fault}", stacklevel=2)
+        else:
             yield record
 
 

@@ -60,9 +60,11 @@ NEUTRAL_MODEL = {
 NEUTRAL_DATA = {
     "workers",
     "eval_batch_size",
+    "resident",
     "corrupted",
     "corruptions",
     "severities",
+    "title",
     "verify",
     "predict_root",
     "sst2",

@@ -7,173 +7,80 @@ which resumes it, and is then reported with its log.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
+import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
-from tasks.results import is_final, read_results
-from tasks.run_directory import config_hash
-from tasks.table_spec import Row, Table
+from tasks.table_runs import Places, Run, State, finished_runs, row_states, runs_of
 
 __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_submit"]
 
 ROOT = Path(__file__).resolve().parents[1]
-State = Literal["done", "running", "failed", "partial", "not run", "refused"]
 INTERRUPTED = 130
+# Seconds to try a lock for: whoever looks whether it is held holds it for an instant.
+MOMENT = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where things are written, and what every run is given.
+class Processes:
+    """The runner's children: each hears of an interruption once, however it came.
 
-    Args:
-        runs: folder of run directories, locks and logs.
-        results: folder of result lines.
-        configs: YAML files merged after the row's.
-        options: of the task's command line, given last.
+    A terminal's Ctrl-C goes to every process of its group, that of `kill` to the runner alone; a
+    task that hears of it twice ends without saving. So children are in groups of their own.
     """
 
-    runs: Path = Path("runs")
-    results: Path = Path("results")
-    configs: Sequence[str] = ()
-    options: Sequence[str] = ()
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
 
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One row with one seed."""
-
-    table: Table
-    row: Row
-    seed: int
-    places: Places = field(default_factory=Places)
-
-    @property
-    def title(self) -> str:
-        return f"{self.table.run_name(self.row)}, seed {self.seed}"
-
-    def arguments(self) -> list[str]:
-        """What `fit` and `test` share."""
-        configs = (*self.table.configs, *self.row.configs, *self.places.configs)
-        shared = [f"--config={config}" for config in configs]
-        shared += [f"--{key}={_yaml(value)}" for key, value in self.row.options.items()]
-        shared += [f"--seed_everything={self.seed}", f"--name={self.table.run_name(self.row)}"]
-        shared += [f"--runs={self.places.runs}", f"--results={self.places.results}"]
-        return [*shared, *self.places.options]
-
-    @property
-    def trained(self) -> Run:
-        """The run that trains the network: this one, or that of the row it names."""
-        return replace(self, row=self.table.trained(self.row))
-
-    def commands(self) -> list[list[str]]:
-        task = [sys.executable, "-m", f"tasks.{self.table.task}"]
-        checkpoint: list[str] = []
-        if self.row.trained_as:
-            checkpoint = [f"--ckpt_path={self.trained.directory / 'checkpoints' / 'last.ckpt'}"]
-        fit = [*task, "fit", *self.trained.arguments()]
-        test = [*task, "test", *self.arguments(), *checkpoint]
-        return [test] if self.row.untrained else [fit, test]
-
-    def digest(self) -> str | None:
-        """The run's hash, as its result line has it; None where its options are refused."""
-        arguments = (a for a in self.arguments() if not a.startswith("--seed_everything="))
-        recipe = _recipe(self.table.task, ("fit", *arguments))
-        return None if recipe is None else config_hash({**recipe, "seed_everything": self.seed})
-
-    @property
-    def directory(self) -> Path:
-        """Where it trains; the same as the command line's choice."""
-        base = self.places.runs / self.table.task / self.table.run_name(self.row)
-        return base / f"seed{self.seed}-{self.digest()}"
-
-    @property
-    def log(self) -> Path:
-        name = self.title.replace(", ", "-").replace(" ", "")
-        return self.places.runs / "logs" / f"{name}.log"
-
-    def lock(self) -> FileLock:
-        """Of the training: rows that test the same network have the same."""
-        name = f"{self.trained.title}.lock".replace("/", "_").replace(", ", "-").replace(" ", "")
-        path = self.places.runs / "locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
-
-    @property
-    def failure(self) -> Path:
-        """A file that is there while the newest attempt has failed."""
-        return self.log.with_suffix(".failed")
-
-    def state(self, done: set[tuple[str, int]]) -> State:
-        """Where the run stands; `done` holds (hash, seed) of the result lines."""
-        digest = self.digest()
-        if digest is None:
-            return "refused"
-        if (digest, self.seed) in done:
-            return "done"
+    def run(self, command: Sequence[str], **options: Any) -> int:
+        """The exit code of a command; INTERRUPTED where it may no longer start."""
+        with self._lock:
+            if self.stopped.is_set():
+                return INTERRUPTED
+            process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
+            self._running.add(process)
         try:
-            with self.lock().acquire(timeout=0):
-                pass
-        except Timeout:
-            return "running"
-        if self.failure.exists():
-            return "failed"
-        return "partial" if self.directory.exists() else "not run"
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def interrupt(self) -> None:
+        """Start no more, and let those that run save and end."""
+        with self._lock:
+            self.stopped.set()
+            for process in self._running:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
 
 
-@cache
-def _recipe(task: str, arguments: tuple[str, ...]) -> dict[str, Any] | None:
-    """One parse serves all seeds of a row: it takes a good part of a second."""
-    from tasks.cli import expected_recipe
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal act as Ctrl-C does within it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-    return expected_recipe(task, list(arguments))
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-
-def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def runs_of(table: Table, rows: Iterable[Row], seeds: int, places: Places) -> list[Run]:
-    """Every row with seeds 0 to `seeds` - 1; all rows of a seed before the next seed.
-
-    What is not trained depends on no seed, and has the first alone.
-    """
-    rows = list(rows)
-    return [
-        Run(table=table, row=row, seed=seed, places=places)
-        for seed in range(seeds)
-        for row in rows
-        if not (row.untrained and seed)
-    ]
-
-
-def finished_runs(run: Run) -> set[tuple[str, int]]:
-    """(hash, seed) of every result line that may stand in the table in the place of such a run."""
-    table, untrained = run.table, run.row.untrained
-    records = read_results(run.places.results / f"{table.task}.jsonl")
-    final = (r for r in records if is_final(r, table.metric, untrained=untrained))
-    return {(str(r.get("config_hash")), int(r.get("seed", -1))) for r in final}
-
-
-def row_states(runs: Sequence[Run]) -> Iterator[tuple[Run, State]]:
-    """The state of each run."""
-    done: dict[tuple[Path, str, bool], set[tuple[str, int]]] = {}
-    for run in runs:
-        place = (run.places.results, run.table.key, run.row.untrained)
-        if place not in done:
-            done[place] = finished_runs(run)
-        yield run, run.state(done[place])
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int) -> list[str]:
@@ -201,48 +108,71 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
     for slot in gpus or [None] * jobs:  # type: ignore[list-item]
         slots.put(slot)
     workers = slots.qsize()
-    stop = threading.Event()
+    processes = Processes()
 
     def work(run: Run) -> int:
         slot = slots.get()
         try:
-            return INTERRUPTED if stop.is_set() else _attempts(run, slot, workers, retries, stop)
+            stopped = processes.stopped.is_set()
+            return INTERRUPTED if stopped else _attempts(run, slot, workers, retries, processes)
         finally:
             slots.put(slot)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with interruptible(), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, run) for run in waiting]
         try:
             codes = [future.result() for future in futures]
         except KeyboardInterrupt:
-            # The terminal has interrupted the tasks too: each saves and ends by itself.
-            stop.set()
+            _end(processes, futures)
             raise
     return failed + [run.title for run, code in zip(waiting, codes, strict=True) if code]
 
 
-def _attempts(run: Run, gpu: str | None, workers: int, retries: int, stop: threading.Event) -> int:
+def _end(processes: Processes, futures: Sequence[Future[int]]) -> None:
+    """Pass the interruption on and wait; a second one is passed on too, and ends them at once."""
+    while True:
+        processes.interrupt()
+        try:
+            wait(futures)
+            return
+        except KeyboardInterrupt:
+            continue
+
+
+def _attempts(run: Run, gpu: str | None, workers: int, retries: int, processes: Processes) -> int:
     try:
         # What another row of this runner is training is worth waiting for.
-        with run.lock().acquire(timeout=-1 if run.row.trained_as else 0):
+        with _acquired(run.lock(), bool(run.row.trained_as), processes):
             # Another runner may have finished it since this one looked.
-            if run.state(finished_runs(run)) == "done":
+            if run.result_in(finished_runs(run.places.results, run.table)):
                 _say(f"{run.title}: done")
                 return 0
+            if run.abandoned():
+                raise Timeout("")
             code = 1
             for attempt in range(1 + retries):
                 _say(f"{run.title}: {'running' if attempt == 0 else 'trying again'}")
-                code = _train_and_test(run, gpu, workers)
-                if code == 0 or stop.is_set():
+                code = _train_and_test(run, gpu, workers, processes)
+                if code == 0 or _was_stopped(code) or processes.stopped.is_set():
                     break
-            _say(f"{run.title}: {'done' if code == 0 else _where_failed(run, workers)}")
+            _say(f"{run.title}: {_outcome(run, code, workers)}")
             return code
     except Timeout:
         _say(f"{run.title}: another process is running it; passed over")
         return 0
 
 
-def _train_and_test(run: Run, gpu: str | None, workers: int) -> int:
+def _acquired(lock: BaseFileLock, patient: bool, processes: Processes) -> Any:
+    """The lock, held from now on; one that waits for it stops waiting on an interruption."""
+    while True:
+        try:
+            return lock.acquire(timeout=MOMENT)
+        except Timeout:
+            if not patient or processes.stopped.is_set():
+                raise
+
+
+def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processes) -> int:
     """Both commands; several at once share the cores and write to a log each."""
     environment = dict(os.environ)
     if gpu is not None:
@@ -256,16 +186,23 @@ def _train_and_test(run: Run, gpu: str | None, workers: int) -> int:
         output = log if workers > 1 else None
         for command in run.commands():
             if code == 0:
-                process = subprocess.run(
-                    command, cwd=ROOT, env=environment, stdout=output, stderr=output
-                )
-                code = process.returncode
-    if code:
+                code = processes.run(command, env=environment, stdout=output, stderr=output)
+    if code and not _was_stopped(code):
         run.failure.touch()
     return code
 
 
-def _where_failed(run: Run, workers: int) -> str:
+def _was_stopped(code: int) -> bool:
+    """Whether a command ended by a signal that asks for its end: it is no failure."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    return code in (-n for n in numbers) or code in (128 + n for n in numbers)
+
+
+def _outcome(run: Run, code: int, workers: int) -> str:
+    if code == 0:
+        return "done"
+    if _was_stopped(code):
+        return "stopped; the same command continues it"
     return f"failed, see {run.log}" if workers > 1 else "failed"
 
 
@@ -306,4 +243,4 @@ def slurm_submit(
 
 
 def _job(run: Run, retries: int) -> int:
-    return _attempts(run, None, 1, retries, threading.Event())
+    return _attempts(run, None, 1, retries, Processes())

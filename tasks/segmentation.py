@@ -23,6 +23,7 @@ from data.randomness import derive_seed
 from data.segmentation import DOMAINS
 from data.segmentation_labels import CLASSES, IGNORE
 from tasks.base import CNSNModule, CrossNormTraining
+from tasks.logged_media import log_matrix
 from tasks.optim import OptimizerSpec
 from tasks.segmentation_inference import EvaluationSpec, centre_of, segment
 from tasks.segmentation_metrics import ConfusionMatrices, iou_of
@@ -259,10 +260,14 @@ class Segmentation(CNSNModule):
         (folder / "confusion.json").write_text(json.dumps(content) + "\n")
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         title = f"{datamodule.describe()['dataset']}, {self.evaluation}"
+        classes = {
+            name: {domain: 100 * iou[domain][c] for domain in iou} for c, name in enumerate(CLASSES)
+        }
+        log_matrix(self.loggers, "test/iou_by_class", classes, corner="class", title="IoU in %")
         path = class_bars(iou, title, folder / "iou_by_class.png")
         for logger in self.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image(key="iou_by_class", images=[str(path)])
+                logger.log_image(key="test/iou_picture", images=[str(path)])
 
     # ---------------------------------------------------------------------------------- prediction
 

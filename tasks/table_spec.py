@@ -48,7 +48,7 @@ class Row:
         untrained: it tests the pretrained weights that its options name, once, and trains nothing.
         reported: the paper's value of the table's metric; None where no source could be read.
         independent: that of a published reproduction by others.
-        independent_per_corruption: its parts.
+        independent_per_corruption: its parts, in the order of `data.corruptions.CORRUPTIONS`.
     """
 
     name: str
@@ -86,6 +86,8 @@ class Table:
         setting: header of the rows' settings.
         breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
         note: what the numbers show and what not; stands under the table.
+        samples: training samples of an epoch, for the expected cost; by `data.source` where rows
+            have several.
         pivot: one line a method and one column a setting, with the mean over settings.
         paper: whether it is one of the paper's, whose values then stand beside ours, or the word
             that none could be read.
@@ -103,6 +105,7 @@ class Table:
     setting: str = "setting"
     breakdown: str = "corruption"
     note: str = ""
+    samples: int | dict[str, int] | None = None
     pivot: bool = False
     paper: bool = False
 

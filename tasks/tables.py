@@ -2,85 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.results import PRETRAINED, is_final, read_results
+from tasks.results import PRETRAINED
+from tasks.table_records import Runs, breakdown_of, collect, independent_parts
 from tasks.table_spec import Row, Table
+from tasks.table_text import Lines, cell, comma_separated, latex, markdown, spread
 
-__all__ = ["breakdown_of", "collect", "render", "write_tables"]
+__all__ = [
+    "breakdown_of",
+    "collect",
+    "difference",
+    "main_lines",
+    "markdown",
+    "pivot_lines",
+    "provenance",
+    "render",
+    "values_of",
+    "write_tables",
+]
 
 Record = dict[str, Any]
-# The records of each row, by the row's key.
-Runs = dict[str, list[Record]]
-Lines = list[list[str]]
-NOT_AVAILABLE = "not available"
-NOT_RUN = "not run"
 
 
-def _recipe_key(record: Record) -> str:
-    recipe = without_seeds(record.get("recipe", {}))
-    return json.dumps([recipe, record.get("fingerprint")], sort_keys=True)
-
-
-def without_seeds(value: Any) -> Any:
-    """The same nested options without every seed, so that runs of one recipe compare equal."""
-    if isinstance(value, dict):
-        seeds = ("seed", "seed_everything")
-        return {k: without_seeds(v) for k, v in value.items() if k not in seeds}
-    return value
-
-
-def collect(table: Table, results: Path) -> dict[str, Runs]:
-    """Records by data set and row: one for each seed, of the row's newest recipe.
-
-    Lines of an older recipe, and all but the newest line of a seed, are left out.
-    """
-    rows_by_name = {table.run_name(row): row for row in table.rows}
-    found: dict[str, Runs] = {}
-    for record in read_results(results / f"{table.task}.jsonl"):
-        row = rows_by_name.get(record.get("name", ""))
-        complete = {"dataset", "summary", "seed"} <= record.keys()
-        if row and complete and is_final(record, table.metric, untrained=row.untrained):
-            found.setdefault(record["dataset"], {}).setdefault(row.key, []).append(record)
-    for rows in found.values():
-        for key, records in rows.items():
-            newest = _recipe_key(records[-1])
-            by_seed = {r["seed"]: r for r in records if _recipe_key(r) == newest}
-            rows[key] = [by_seed[seed] for seed in sorted(by_seed)]
-    return found
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds; the value alone where there is one seed."""
-    if not values:
-        return NOT_RUN
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-
-
-def _values(table: Table, records: Sequence[Record], key: str) -> list[float]:
+def values_of(table: Table, records: Sequence[Record], key: str) -> list[float]:
+    """A summary's value of each record that has it, in the table's unit."""
     return [table.scale * r["summary"][key] for r in records if key in r["summary"]]
-
-
-def breakdown_of(record: Record) -> dict[str, float]:
-    """A record's main value by its parts: mean error of each corruption, or what the task names."""
-    if "breakdown" in record:
-        return dict(record["breakdown"])
-    errors: dict[str, list[float]] = {}
-    for condition in record.get("conditions", []):
-        errors.setdefault(condition["corruption"], []).append(condition["error"])
-    return {name: statistics.mean(values) for name, values in errors.items()}
-
-
-def _cell(value: float | None) -> str:
-    return NOT_AVAILABLE if value is None else f"{value:.1f}"
 
 
 def main_lines(table: Table, runs: Runs, paper: bool) -> Lines:
@@ -93,19 +43,20 @@ def main_lines(table: Table, runs: Runs, paper: bool) -> Lines:
     for row in table.rows:
         records = runs.get(row.key, [])
         line = [row.network, *([row.setting] if settings else []), row.name]
-        line += [spread(_values(table, records, key)) for key in table.columns]
+        line += [spread(values_of(table, records, key)) for key in table.columns]
         line += [str(len(records))]
         if paper:
-            line += [_cell(row.reported), _cell(row.independent), _difference(table, row, records)]
+            values = values_of(table, records, table.metric)
+            line += [cell(row.reported), cell(row.independent), difference(values, row.reported)]
         lines.append(line)
     return lines
 
 
-def _difference(table: Table, row: Row, records: list[Record]) -> str:
-    values = _values(table, records, table.metric)
-    if row.reported is None or not values:
+def difference(values: Sequence[float], reported: float | None) -> str:
+    """Of our mean from the reported value, with its sign; "" where one of the two is missing."""
+    if reported is None or not values:
         return ""
-    return f"{statistics.mean(values) - row.reported:+.1f}"
+    return f"{statistics.mean(values) - reported:+.1f}"
 
 
 def pivot_lines(table: Table, runs: Runs, paper: bool) -> Lines:
@@ -114,31 +65,43 @@ def pivot_lines(table: Table, runs: Runs, paper: bool) -> Lines:
     The mean stands only where every setting has run, with the seeds that all of them have.
     """
     settings = list(dict.fromkeys(row.setting for row in table.rows))
-    methods = dict.fromkeys((row.network, row.name) for row in table.rows)
     lines = [["network", "method", *settings, "average", "seeds"]]
-    lines[0] += ["reported average"] if paper else []
-    for network, name in methods:
-        rows = {r.setting: r for r in table.rows if (r.network, r.name) == (network, name)}
-        by_setting = {s: runs.get(rows[s].key, []) if s in rows else [] for s in settings}
-        line = [network, name]
-        line += [spread(_values(table, by_setting[s], table.metric)) for s in settings]
-        common = set.intersection(*({r["seed"] for r in rs} for rs in by_setting.values()))
-        means = [
-            statistics.mean(
-                value
-                for records in by_setting.values()
-                for value in _values(table, [r for r in records if r["seed"] == seed], table.metric)
-            )
-            for seed in sorted(common)
-        ]
-        counts = sorted({len(records) for records in by_setting.values()})
+    lines[0] += ["reported average", "ours - reported"] if paper else []
+    for rows in methods_of(table):
+        by_setting = [runs.get(rows[s].key, []) if s in rows else [] for s in settings]
+        row = next(iter(rows.values()))
+        line = [row.network, row.name]
+        line += [spread(values_of(table, records, table.metric)) for records in by_setting]
+        means = averages(table, by_setting)
+        counts = sorted({len(records) for records in by_setting})
         line += [spread(means), str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"]
         if paper:
-            reported = [row.reported for row in rows.values() if row.reported is not None]
-            whole = len(reported) == len(settings)
-            line += [_cell(statistics.mean(reported) if whole else None)]
+            reported = reported_average(table, rows)
+            line += [cell(reported), difference(means, reported)]
         lines.append(line)
     return lines
+
+
+def methods_of(table: Table) -> list[dict[str, Row]]:
+    """The rows of each method and network by their setting."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in table.rows:
+        found.setdefault((row.network, row.name), {})[row.setting] = row
+    return list(found.values())
+
+
+def averages(table: Table, by_setting: Sequence[list[Record]]) -> list[float]:
+    """The metric's mean over settings, for each seed that every setting has."""
+    common = set.intersection(*({r["seed"] for r in records} for records in by_setting))
+    own = [{r["seed"]: r["summary"][table.metric] for r in records} for records in by_setting]
+    return [table.scale * statistics.mean(each[seed] for each in own) for seed in sorted(common)]
+
+
+def reported_average(table: Table, rows: dict[str, Row]) -> float | None:
+    """Mean of the reported values, where every setting has one."""
+    values = [row.reported for row in rows.values() if row.reported is not None]
+    whole = len(values) == len({row.setting for row in table.rows})
+    return statistics.mean(values) if whole else None
 
 
 def breakdown_lines(table: Table, runs: Runs, paper: bool) -> Lines:
@@ -156,32 +119,10 @@ def breakdown_lines(table: Table, runs: Runs, paper: bool) -> Lines:
             columns.append(
                 [spread([table.scale * part[n] for part in parts if n in part]) for n in names]
             )
-        if paper and row.independent_per_corruption and names:
+        if paper and (others := independent_parts(row)):
             header.append(f"{title} (independent)")
-            columns.append([f"{value:.1f}" for value in row.independent_per_corruption])
-    return [header, *([n, *cells] for n, *cells in zip(names, *columns, strict=False))]
-
-
-def markdown(lines: Lines) -> str:
-    rule = ["---"] * len(lines[0])
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]) + "\n"
-
-
-def latex(lines: Lines) -> str:
-    def escape(cell: str) -> str:
-        cell = cell.replace("_", r"\_").replace("%", r"\%").replace("→", r"$\to$")
-        return cell.replace(" ± ", r" $\pm$ ")
-
-    body = [" & ".join(map(escape, line)) + r" \\" for line in lines]
-    columns = "l" * 2 + "r" * (len(lines[0]) - 2)
-    head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
-    return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", ""])
-
-
-def comma_separated(lines: Lines) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
-    return out.getvalue()
+            columns.append([f"{others[n]:.1f}" if n in others else "" for n in names])
+    return [header, *([n, *cells] for n, *cells in zip(names, *columns, strict=True))]
 
 
 def provenance(table: Table, runs: Runs) -> str:
@@ -194,7 +135,7 @@ def provenance(table: Table, runs: Runs) -> str:
     units = each([r.get("unit", "images") for r in records])
     prints = each([r["fingerprint"] for r in records])
     counts = each([f"{r['n_train']} training and {r['n_test']} test {units}" for r in records])
-    trained = [r for r in records if r.get("selection") != PRETRAINED]
+    trained = [r for r in records if r["selection"] != PRETRAINED]
     trainers = [r["recipe"].get("trainer", {}) for r in trained]
     length = {
         name: each([t[key] for t in trainers if t.get(key) not in (None, -1)])
@@ -234,23 +175,47 @@ def render(table: Table, dataset: str, runs: Runs) -> dict[str, str]:
     return {"md": md, "tex": latex(lines), "csv": comma_separated(lines)}
 
 
-def write_tables(table: Table, results: Path) -> list[Path]:
-    """Write results/<table>.{md,tex,csv}, one more set for each other data set, and print them."""
+def write_tables(
+    table: Table, results: Path, *, show: bool = True, empty: bool = True
+) -> list[Path]:
+    """Write results/<table>.{md,tex,csv}, and one more set for each other data set.
+
+    Args:
+        table: what to write.
+        results: folder of the result lines, and of the tables.
+        show: print them too.
+        empty: also write the table's own where nothing of it has run.
+    """
     found = collect(table, results)
-    found.setdefault(table.dataset, {})
+    if empty:
+        found.setdefault(table.dataset, {})
     results.mkdir(parents=True, exist_ok=True)
     written = []
-    for dataset, runs in found.items():
-        slug = "".join(c if c.isalnum() else "-" for c in dataset.split(" (")[0].lower())
-        stem = table.key if dataset == table.dataset else f"{table.key}_on_{slug}"
+    for dataset, stem in zip(found, _stems(table, list(found)), strict=True):
+        runs = found[dataset]
         for suffix, text in render(table, dataset, runs).items():
             path = results / f"{stem}.{suffix}"
             path.write_text(text, encoding="utf-8")
             written.append(path)
-            if suffix == "md":
+            if suffix == "md" and show:
                 print(text)
         if not table.compares and any(breakdown_of(r) for rs in runs.values() for r in rs):
             from tasks.figures import bars_by_part
 
             written.append(bars_by_part(table, runs, results / f"{stem}.png"))
     return written
+
+
+def _stems(table: Table, datasets: list[str]) -> list[str]:
+    """Names of the data sets' files: with the first part of a set's name, where that tells."""
+    short = [_slug(dataset.split(" (")[0]) for dataset in datasets]
+    return [
+        table.key
+        if dataset == table.dataset
+        else f"{table.key}_on_{slug if short.count(slug) == 1 else _slug(dataset)}"
+        for dataset, slug in zip(datasets, short, strict=True)
+    ]
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())

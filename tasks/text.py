@@ -26,6 +26,7 @@ from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from cnsn.nets.text_cnn import TextNetwork
 from tasks.base import CNSNModule, CrossNormTraining
+from tasks.logged_media import log_test_sets
 from tasks.metrics import reliability
 from tasks.optim import OptimizerSpec
 from tasks.text_metrics import TextMetrics, summarise
@@ -49,6 +50,7 @@ class Text(CNSNModule):
         ("data.num_classes", "model.network.init_args.num_classes", "instantiate"),
         ("data.vocabulary_size", "model.network.init_args.vocabulary_size", "instantiate"),
     )
+    UNIT = "texts"
 
     def __init__(
         self,
@@ -163,6 +165,8 @@ class Text(CNSNModule):
         parts = {"IMDb test": [0], "SST-2": list(sst2)}
         self.metrics["reliability"] = reliability(self.test_metrics.counts(), parts)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
+        if self.trainer.is_global_zero:
+            log_test_sets(self.loggers, self.metrics["test_sets"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print a test's figures as a table."""

@@ -76,25 +76,28 @@ def draw_statistics(
     """
     layer: Site = _sites[int(site)]
     batch, channels = x.shape[:2]
-    numbers = x.new_zeros(4, batch, channels, dtype=at_least_float32(x.dtype))
-    numbers[1::2] = 1
+    numbers: dict[str, Any] = {"dtype": at_least_float32(x.dtype), "device": x.device}
+    content_mean, style_mean = (torch.zeros(batch, channels, **numbers) for _ in range(2))
+    content_std, style_std = (torch.ones(batch, channels, **numbers) for _ in range(2))
+    if not layer.active:
+        order = torch.arange(batch * channels, device=x.device)
+        boxes, plan = order.new_zeros(8), torch.zeros(6, dtype=torch.int64)
+        return content_mean, content_std, style_mean, style_std, order, boxes, plan
+    start, stop, _ = (layer.rows or slice(None)).indices(batch)
+    rows = dense(x[start:stop])
+    partners, content, style = layer.draw(rows.shape)
     order = torch.arange(batch * channels)
-    boxes, plan = torch.zeros(8, dtype=torch.int64), torch.zeros(6, dtype=torch.int64)
-    if layer.active:
-        start, stop, _ = (layer.rows or slice(None)).indices(batch)
-        rows = dense(x[start:stop])
-        partners, content, style = layer.draw(rows.shape)
-        own = order.view(batch, channels)[start:stop]
-        own.copy_(own.index_select(layer.dim, partners.cpu()))
-        both = torch.stack(_mean_and_std(rows, content, layer.eps))
-        numbers[:2, start:stop] = both
-        if content != style:
-            both = torch.stack(_mean_and_std(rows, style, layer.eps))
-        numbers[2:, start:stop] = both
-        places = (*(content or full_box(x)), *(style or full_box(x)))
-        boxes, plan = torch.tensor(places), torch.tensor((start, stop, *places[:4]))
-    device = x.device
-    return *(n.clone() for n in numbers), to_device(order, device), to_device(boxes, device), plan
+    own = order.view(batch, channels)[start:stop]
+    own.copy_(own.index_select(layer.dim, partners.cpu()))
+    found = _mean_and_std(rows, content, layer.eps)
+    content_mean[start:stop], content_std[start:stop] = found
+    if content != style:
+        found = _mean_and_std(rows, style, layer.eps)
+    style_mean[start:stop], style_std[start:stop] = found
+    places = (*(content or full_box(x)), *(style or full_box(x)))
+    plan = torch.tensor((start, stop, *places[:4]))
+    order, boxes = (to_device(t, x.device) for t in (order, torch.tensor(places)))
+    return content_mean, content_std, style_mean, style_std, order, boxes, plan
 
 
 @draw_statistics.register_fake

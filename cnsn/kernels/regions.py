@@ -75,5 +75,5 @@ def alike(dy: Tensor, x: Tensor) -> Tensor:
 def to_device(t: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on `device`, without waiting for a GPU."""
     if device.type == "cuda" and t.device.type == "cpu":
-        return t.pin_memory().to(device, non_blocking=True)
-    return t.to(device)
+        t = t.pin_memory()
+    return t.to(device, non_blocking=True)

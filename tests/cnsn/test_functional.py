@@ -102,6 +102,12 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(instance_stats, (content,))
 
 
+def test_a_constant_channel_has_no_spread_whatever_its_value() -> None:
+    x = torch.full((1, 1, 7, 7), 209.876)
+    for value in (x, x.double()):
+        torch.testing.assert_close(instance_stats(value, 1e-12)[1].item(), 1e-6, rtol=1e-4, atol=0)
+
+
 def test_a_constant_channel_has_finite_gradients() -> None:
     x = torch.full((2, 3, 4, 4), 5.0, requires_grad=True)
     instance_stats(x, 1e-12)[1].sum().backward()

@@ -213,7 +213,7 @@ def test_a_subset_carries_its_counts(folders: Path) -> None:
 
 
 def test_a_set_of_another_name_keeps_it_and_its_counts(folders: Path) -> None:
-    data = module(folders, name="Shapes", corruptions=[])
+    data = module(folders, title="Shapes", corruptions=[])
     data.setup("test")
     assert data.describe()["dataset"] == "Shapes (3 classes, 24+12 images)"
 

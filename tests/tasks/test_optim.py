@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import MultiStepLR, PolynomialLR
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
 from tasks.base import CNSNModule, CrossNormTraining
-from tasks.optim import OptimizerSpec, build_optimizer, decay_groups, schedule_factor
+from tasks.optim import OptimizerSpec, _fused, build_optimizer, decay_groups, schedule_factor
 
 
 def rates(spec: OptimizerSpec, steps: int) -> list[float]:
@@ -99,3 +100,56 @@ def test_adam_takes_the_same_options() -> None:
         [nn.Parameter(torch.zeros(1))], OptimizerSpec(algorithm="adam", lr=1e-5), 10
     )
     assert isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["lr"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "sgd", "nesterov": True, "weight_decay": 0.1},
+        {"algorithm": "sgd", "momentum": 0.0},
+        {"algorithm": "adam", "lr": 1e-2, "weight_decay": 0.1},
+    ],
+)
+def test_a_fused_step_is_the_same_step(options: dict[str, Any]) -> None:
+    found = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        # A bias before a batch norm has no gradient but noise, which Adam would enlarge.
+        net = nn.Sequential(nn.Linear(6, 9, bias=False), nn.BatchNorm1d(9), nn.Linear(9, 2))
+        spec = OptimizerSpec(fused=fused, decay_norm_and_bias=False, **options)
+        optimizer, schedule = build_optimizer(decay_groups(net, spec), spec, 20)
+        assert optimizer.defaults["fused"] is fused
+        for _ in range(20):
+            optimizer.zero_grad()
+            net(torch.randn(16, 6)).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+        found.append([p.detach().clone() for p in net.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_by_itself_where_it_is_supported() -> None:
+    def form(algorithm: Any, device: str, fused: bool | None = None) -> bool | None:
+        parameter: Any = SimpleNamespace(device=torch.device(device))
+        spec = OptimizerSpec(algorithm=algorithm, fused=fused)
+        assert _fused([parameter], spec) == _fused([{"params": [parameter]}], spec)
+        return _fused([parameter], spec)
+
+    assert form("sgd", "cuda") is True and form("adam", "cuda") is True
+    assert form("sgd", "cpu") is None and form("adam", "cpu") is True
+    assert form("adam", "meta") is None
+    assert form("sgd", "cuda", False) is False and form("sgd", "cpu", True) is True
+
+
+def test_clipped_gradients_in_float16_are_not_fused() -> None:
+    spec = OptimizerSpec(algorithm="adam")
+    module = CNSNModule(wide_resnet(depth=10, width=1), CNSNSpec(), CrossNormTraining(), spec)
+    for scaler, clip, fused in ((object(), 1.0, False), (object(), None, True), (None, 1.0, True)):
+        module.trainer = SimpleNamespace(  # type: ignore[assignment]
+            estimated_stepping_batches=10,
+            gradient_clip_val=clip,
+            precision_plugin=SimpleNamespace(scaler=scaler),
+        )
+        (optimizer,), _ = module.configure_optimizers()
+        assert optimizer.defaults["fused"] is fused

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import reproduce
 from cnsn.nets import wide_resnet
@@ -18,6 +24,7 @@ from tasks.tables import collect, render
 SCRIPT = """
 import pathlib, sys
 folder, title, digest, seed = sys.argv[1:]
+name = title.partition(", ")[0]
 left = pathlib.Path(folder, "failures")
 n = int(left.read_text()) if left.exists() else 0
 with open(pathlib.Path(folder, "attempts"), "a") as file:
@@ -27,10 +34,20 @@ if n:
     sys.exit(1)
 sys.path.insert(0, ".")
 from tasks.results import append_result
-record = {"config_hash": digest, "seed": int(seed)}
+record = {"name": name, "config_hash": digest, "seed": int(seed), "dataset": "d"}
+record |= {"fingerprint": "f", "n_train": 2, "n_test": 1, "recipe": {}}
 record |= {"selection": "last epoch", "summary": {"mce": 0.5}}
 append_result(pathlib.Path(folder, "results", "toy.jsonl"), record)
 """
+FINAL = {
+    "dataset": "d",
+    "fingerprint": "f",
+    "n_train": 2,
+    "n_test": 1,
+    "recipe": {},
+    "selection": "last epoch",
+    "summary": {"mce": 0.5},
+}
 
 
 @pytest.fixture
@@ -59,10 +76,12 @@ def states(runs: list[Run]) -> list[str]:
 
 
 def test_only_what_is_missing_runs(tmp_path: Path, runs: list[Run]) -> None:
-    final = {"seed": 0, "selection": "last epoch", "summary": {"mce": 0.5}}
+    final = FINAL | {"seed": 0, "name": "toys/Net/CN"}
     for record in (
-        final | {"config_hash": "SN-0"},
+        final | {"name": "toys/Net/SN", "config_hash": "SN-0"},
         # None of these is a result of the row.
+        final | {"config_hash": "CN-0", "name": "others/Net/CN"},
+        final | {"config_hash": "CN-0", "fingerprint": None},
         final | {"config_hash": "CN-0", "selection": "unfinished run"},
         final | {"config_hash": "CN-0", "limited": 0.1},
         final | {"config_hash": "CN-0", "summary": {"error": 0.5, "partial_mce": 0.5}},
@@ -97,11 +116,91 @@ def test_two_runners_never_train_one_run(tmp_path: Path, runs: list[Run]) -> Non
     assert states(runs[:1]) == ["not run"]
 
 
+def test_two_runners_at_once_share_the_rows(tmp_path: Path, runs: list[Run]) -> None:
+    """Started together, they run each row once, and together all of them."""
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run_all, runs, jobs=1, gpus=[], retries=0) for _ in range(2)]
+        assert [future.result() for future in futures] == [[], []]
+    assert sorted(attempts(tmp_path)) == sorted(run.title for run in runs)
+    lines = [record["name"] for record in read_results(tmp_path / "results" / "toy.jsonl")]
+    assert len(lines) == 4 and states(runs) == ["done"] * 4
+
+
+def test_a_run_whose_runner_was_killed_is_not_run_beside_it(
+    tmp_path: Path, runs: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs[0].directory.mkdir(parents=True)
+    with FileLock(runs[0].directory / "training.lock"):
+        assert states(runs[:1]) == ["running"]
+        assert run_all(runs[:1], jobs=1, gpus=[], retries=0) == []
+        assert "passed over" in capsys.readouterr().out
+    assert attempts(tmp_path) == [] and states(runs[:1]) == ["partial"]
+
+
+# Waits for a signal, at which it saves and ends as tasks do; the second time it has a result.
+SAVING = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+saved = folder / "saved"
+def save(*_):
+    with saved.open("a") as file:
+        file.write("saved\\n")
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+if not saved.exists():
+    (folder / "started").touch()
+    time.sleep(300)
+    sys.exit(3)
+"""
+INTERRUPTED = """
+import pathlib, sys
+from tests.tasks.test_runner import FINAL, SAVING, SCRIPT
+from tasks.runner import Places, Run, run_all, runs_of
+from tasks.table_spec import Row, Table
+folder = pathlib.Path(sys.argv[1])
+def commands(run):
+    arguments = [str(folder), run.title, str(run.digest()), str(run.seed)]
+    return [[sys.executable, "-c", code, *arguments] for code in (SAVING, SCRIPT)]
+Run.commands = commands
+Run.digest = lambda run: f"{run.row.name}-{run.seed}"
+rows = [Row(name=name, network="Net") for name in ("CN", "SN")]
+table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
+places = Places(runs=folder / "runs", results=folder / "results")
+try:
+    run_all(runs_of(table, rows, 1, places), jobs=1, gpus=[], retries=1)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)]
+)
+def test_an_interruption_is_passed_on_once_and_the_same_command_continues(
+    tmp_path: Path, runs: list[Run], root: Path, number: signal.Signals, group: bool
+) -> None:
+    """Ctrl-C in a terminal reaches the whole group, `kill` the runner alone."""
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=root, start_new_session=True)
+    deadline = time.monotonic() + 600
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.2)
+    (os.killpg if group else os.kill)(process.pid, number)
+    assert process.wait(300) == 130
+    # It heard of it once, is no failure, and nothing was started after it.
+    assert (tmp_path / "saved").read_text() == "saved\n"
+    assert attempts(tmp_path) == [] and states(runs)[0] in ("not run", "partial")
+    assert run_all(runs[:2], jobs=1, gpus=[], retries=0) == []
+    assert attempts(tmp_path) == ["toys/Net/CN, seed 0", "toys/Net/SN, seed 0"]
+
+
 def test_each_gpu_holds_one_run_at_a_time(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[str] = []
     used: list[str] = []
 
-    def train(run: Run, gpu: str, workers: int) -> int:
+    def train(run: Run, gpu: str, workers: int, processes: runner.Processes) -> int:
         assert gpu not in held and workers == 2
         held.append(gpu)
         used.append(gpu)
@@ -156,8 +255,8 @@ def test_a_row_of_pretrained_weights_is_tested_once_and_never_trained(
         ("given", 0), ("trained", 0), ("trained", 1)
     ]  # fmt: skip
     lines = tmp_path / "results" / "classification.jsonl"
-    other = {"config_hash": runs[0].digest(), "seed": 0, "summary": {"error": 0.5}}
-    append_result(lines, {**other, "selection": "last epoch"})
+    other = {**FINAL, "name": "toys/Net/given", "config_hash": runs[0].digest(), "seed": 0}
+    append_result(lines, {**other, "summary": {"error": 0.5}})
     assert states(runs) == ["not run"] * 3
     assert run_all(runs[:1], jobs=1, gpus=[], retries=0) == []
     assert states(runs) == ["done", "not run", "not run"]

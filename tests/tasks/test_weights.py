@@ -8,7 +8,7 @@ import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
 from cnsn import CNSNSpec, insert
-from cnsn.nets import wide_resnet
+from cnsn.nets import allconv, densenet40, resnext29, wide_resnet
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.optim import OptimizerSpec
 from tasks.weights import load_weights, named_state_dict
@@ -30,6 +30,18 @@ def test_a_file_is_loaded_before_insertion(tmp_path: Path) -> None:
     assert all(torch.equal(own[k], v) for k, v in body.items())
     assert own["fc.weight"].shape == (3, 64)
     assert any("selfnorm" in key for key in own)
+
+
+def test_heads_of_every_network_start_anew_for_other_classes(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    for build in (allconv, resnext29, densenet40):
+        trained = build(num_classes=7)
+        torch.save(trained.state_dict(), path)
+        for classes in (3, 7):
+            net, own = build(num_classes=classes), CNSNModule.HEADS
+            assert load_weights(net, str(path), heads=own) == (classes == 7)
+            same = [torch.equal(v, trained.state_dict()[k]) for k, v in net.state_dict().items()]
+            assert same.count(False) == (0 if classes == 7 else 2)
 
 
 def test_a_file_with_the_layers_in_it_is_loaded_after_insertion(tmp_path: Path) -> None:

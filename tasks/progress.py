@@ -1,0 +1,60 @@
+"""A progress bar that shows the loss whenever it is logged, and never waits for the device.
+
+What is logged with ``prog_bar=True`` in a training step is read in every step, bar or no bar; a
+device would be idle meanwhile. Here the bar shows what the run's own logger got, as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import _RICH_AVAILABLE
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+__all__ = ["Curves", "progress_bar"]
+
+
+class Curves(CSVLogger):
+    """The run's curves as a CSV file.
+
+    Attributes:
+        latest: the last value of everything logged.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.latest: dict[str, float] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """See the base class."""
+        self.latest.update(metrics)
+        super().log_metrics(dict(metrics), step)
+
+
+class _ShowsLoss(ProgressBar):
+    """Mixin."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        items = super().get_metrics(trainer, pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, Curves) and "train/loss" in logger.latest:
+                items["loss"] = logger.latest["train/loss"]
+        return items
+
+
+class _RichBar(_ShowsLoss, RichProgressBar):
+    pass
+
+
+class _TQDMBar(_ShowsLoss, TQDMProgressBar):
+    pass
+
+
+def progress_bar() -> ProgressBar:
+    """The kind of bar that Lightning itself would take."""
+    return _RichBar() if _RICH_AVAILABLE else _TQDMBar()

@@ -1,0 +1,155 @@
+"""Which result lines stand in which table, and why the others do not."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data.corruptions import CORRUPTIONS
+from tasks.results import is_final, scan
+from tasks.table_spec import Row, Table
+
+__all__ = [
+    "Runs",
+    "breakdown_of",
+    "collect",
+    "dataset_of",
+    "gather",
+    "independent_parts",
+    "same_recipe",
+]
+
+Record = dict[str, Any]
+# The records of each row, by the row's key.
+Runs = dict[str, list[Record]]
+
+
+class Line(NamedTuple):
+    """A record and where it stands in its file."""
+
+    number: int
+    record: Record
+
+
+def same_recipe(one: Any, other: Any) -> bool:
+    """Whether two recipes are one but for their seeds."""
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(recipe: Any) -> str:
+    return json.dumps(_without_seeds(recipe), sort_keys=True, default=str)
+
+
+def _without_seeds(value: Any) -> Any:
+    """The same nested options without every seed, so that runs of one recipe compare equal."""
+    if isinstance(value, dict):
+        seeds = ("seed", "seed_everything")
+        return {k: _without_seeds(v) for k, v in value.items() if k not in seeds}
+    return value
+
+
+def dataset_of(record: Record, table: Table) -> str:
+    """The true name of the data that a record's values in this table belong to.
+
+    Published corruptions and those of our own generator are different sets, although the images
+    without corruption are the same.
+    """
+    name = str(record["dataset"])
+    made = str(record.get("corrupted", "")).startswith("data.") or record.get(
+        "corruptions_made_with"
+    )
+    tested = record.get("corruptions")
+    return f"{name}, corruptions made here" if table.paper and made and tested else name
+
+
+def collect(table: Table, results: Path) -> dict[str, Runs]:
+    """Records by data set and row: one for each seed, of the row's newest recipe."""
+    return gather(table, results)[0]
+
+
+def gather(table: Table, results: Path) -> tuple[dict[str, Runs], list[str]]:
+    """See :func:`collect`; also a sentence on each kind of line that was left out.
+
+    Lines of an older recipe, and all but the newest line of a seed, are left out.
+    """
+    path = results / f"{table.task}.jsonl"
+    rows_by_name = {table.run_name(row): row for row in table.rows}
+    found: dict[str, dict[str, list[Line]]] = {}
+    notes = []
+    for number, record, fault in scan(path):
+        row = None if record is None else rows_by_name.get(str(record.get("name")))
+        if record is None or (row is not None and fault):
+            notes.append(f"{path}, line {number} is passed over, {fault}.")
+        elif row is not None and is_final(record, table.metric, untrained=row.untrained):
+            places = found.setdefault(dataset_of(record, table), {})
+            places.setdefault(row.key, []).append(Line(number, record))
+    chosen: dict[str, Runs] = {}
+    left = _Left()
+    for dataset, rows in found.items():
+        chosen[dataset] = {key: left.choose(lines) for key, lines in rows.items()}
+    return chosen, [*notes, *left.notes(path)]
+
+
+class _Left:
+    """Lines that are left out beside newer ones."""
+
+    def __init__(self) -> None:
+        self.older: list[int] = []
+        self.twice: list[int] = []
+        self.differ: list[int] = []
+
+    def choose(self, lines: list[Line]) -> list[Record]:
+        """One record for each seed."""
+        newest = lines[-1].record
+        kept: dict[int, Line] = {}
+        for line in lines:
+            record = line.record
+            same = record["fingerprint"] == newest["fingerprint"]
+            if not same or not same_recipe(record["recipe"], newest["recipe"]):
+                self.older.append(line.number)
+                continue
+            before = kept.get(record["seed"])
+            if before is not None:
+                self.twice.append(before.number)
+                if before.record["summary"] != record["summary"]:
+                    self.differ.append(before.number)
+            kept[record["seed"]] = line
+        return [kept[seed].record for seed in sorted(kept)]
+
+    def notes(self, path: Path) -> list[str]:
+        found = []
+        if self.older:
+            found.append(
+                f"{path}: {_lines(self.older)} of an older recipe or other files of the set: the "
+                "newest one of each row stands in the table."
+            )
+        if self.twice:
+            differ = len(self.differ)
+            found.append(
+                f"{path}: {_lines(self.twice)} of a run that has a newer line, which counts; "
+                + (f"the values of {differ} differ from it." if differ else "the values are equal.")
+            )
+        return found
+
+
+def _lines(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, sorted(numbers)))
+    return f"line {shown} is" if len(numbers) == 1 else f"lines {shown} are"
+
+
+def breakdown_of(record: Record) -> dict[str, float]:
+    """A record's main value by its parts: mean error of each corruption, or what the task names."""
+    if "breakdown" in record:
+        return dict(record["breakdown"])
+    errors: dict[str, list[float]] = {}
+    for condition in record.get("conditions", []):
+        errors.setdefault(condition["corruption"], []).append(condition["error"])
+    return {name: statistics.mean(values) for name, values in errors.items()}
+
+
+def independent_parts(row: Row) -> dict[str, float]:
+    """The independent reproduction's value for each of the 15 corruptions, in percent."""
+    values = row.independent_per_corruption
+    return {} if values is None else dict(zip(CORRUPTIONS, values, strict=True))

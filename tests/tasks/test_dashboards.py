@@ -1,0 +1,341 @@
+"""The dashboard's logger, its workspaces and its sweep, without a network."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.corruptions import CORRUPTIONS
+from tasks import dashboards
+from tasks.cli import expected_recipe
+from tasks.dashboards import Panel, Spec, workspace_of
+from tasks.wandb_logger import best_of, offline_without_key
+from tests.config_cases import CASES, DATA, Case
+from tests.dashboard_files import OfflineRun
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Interruption(Exception):
+    pass
+
+
+def finish() -> None:
+    import wandb
+
+    wandb.finish()
+
+
+def offline_runs(folder: Path) -> list[OfflineRun]:
+    """In the order in which they began."""
+    paths = sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_ctime_ns)
+    return [OfflineRun(path) for path in paths]
+
+
+def test_a_run_on_disk_has_all_that_a_dashboard_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitted in two starts and tested: read back from what was written."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    task: Any = importlib.import_module("tasks.classification")
+    options = [
+        "--config=configs/digits.yaml", "--config=configs/logging/wandb.yaml",
+        "--model.cnsn.kind=cnsn", "--name=shown", "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--data.batch_size=400",
+        "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false", "--save_every=1",
+        f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}",
+    ]  # fmt: skip
+    step = task.TASK.training_step
+
+    def stopping(self: Any, batch: dict[str, Any], batch_idx: int) -> Any:
+        if self.global_step == 4:
+            raise Interruption
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task.TASK, "training_step", stopping)
+        with pytest.raises(Interruption):
+            task.main(["fit", *options])
+    finish()
+    task.main(["fit", *options])
+    finish()
+    task.main(["test", *options, "--data.corruptions=[contrast,fog]"])
+    finish()
+    first, second, test = offline_runs(tmp_path / "runs")
+    assert first.id == second.id != test.id == f"{first.id}-test"
+    steps = [
+        [values["trainer/global_step"] for values in run.history if "train/loss" in values]
+        for run in (first, second)
+    ]
+    assert steps == [[0, 1, 2, 3], [4, 5]]
+    for run, job in ((first, "fit"), (second, "fit"), (test, "test")):
+        assert (run.group, run.job) == ("classification/digits", job)
+        assert run.tags == ["classification", "WideResNet", "cnsn"]
+        assert run.name == "shown/seed0"
+        assert run.config["model"]["cnsn"]["kind"] == "cnsn"
+        assert run.config["data"]["init_args"]["batch_size"] == 400
+    assert test.config["dataset"] == second.config["dataset"] == "scikit-learn digits (16x16)"
+    assert second.summaries["val/error"] == {"min", "last"}
+    assert second.summaries["train/loss"] == {"min", "last"}
+    assert {"train/ce", "val/ece"} <= second.names and "test/mce" not in second.names
+    # The table by corruption and severity, and its picture.
+    assert {"test/error", "test/partial_mce", "test/error/fog/3"} <= test.names
+    (path,) = (tmp_path / "runs").rglob("error_by_corruption_*.table.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["corruption", *(f"severity {s}" for s in range(6)), "mean"]
+    assert [row[0] for row in table["data"]] == ["clean", "fog", "contrast"]
+    logged = {name: v for values in test.history for name, v in values.items()}
+    assert table["data"][1][4] == pytest.approx(100 * logged["test/error/fog/3"])
+    assert table["data"][0][2] is None and len(list((tmp_path / "runs").rglob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("val/error", "min"),
+        ("val/raw_error", "min"),
+        ("val/sst2_ece", "min"),
+        ("train/loss", "min"),
+        ("val/source_miou", "max"),
+        ("val/accuracy", "max"),
+        ("test/error", None),
+        ("speed/step_seconds", None),
+        ("train/domain_accuracy", None),
+        ("pseudo/mask_rate", None),
+    ],
+)
+def test_the_better_direction_of_a_curve(name: str, best: str | None) -> None:
+    assert best_of(name) == best
+
+
+@pytest.mark.parametrize(
+    ("variables", "netrc", "mode"),
+    [
+        ({}, "", "offline"),
+        ({"WANDB_API_KEY": ""}, "", "offline"),
+        ({"WANDB_API_KEY": "x" * 40}, "", None),
+        ({}, "machine api.wandb.ai\n login user\n password x\n", None),
+        ({"WANDB_BASE_URL": "https://boards.example"}, "machine api.wandb.ai\n", "offline"),
+        ({"WANDB_BASE_URL": "https://boards.example"}, "machine boards.example\n", None),
+        ({"WANDB_MODE": "disabled"}, "", "disabled"),
+    ],
+)
+def test_online_only_with_a_key(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    netrc: str,
+    mode: str | None,
+) -> None:
+    import os
+
+    monkeypatch.setenv("WANDB_MODE", "")  # so that what is set below is undone
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text(netrc)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    offline_without_key()
+    assert os.environ.get("WANDB_MODE") == mode
+
+
+# Workspaces.
+
+TASKS = ("adaptation", "classification", "fixmatch", "segmentation", "text")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    assert dashboards.main(["--dry-run", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_dry_run_prints_every_specification(
+    capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    specs = printed(capsys)
+    assert tuple(spec["task"] for spec in specs) == TASKS
+    for spec in specs:
+        names = [section["name"] for section in spec["sections"]]
+        asked = ["Training", "Robustness", "Calibration", "Speed"]
+        # Segmentation measures no calibration.
+        assert names == [n for n in asked if n != "Calibration" or spec["task"] != "segmentation"]
+        content = yaml.safe_load((root / f"configs/dashboards/{spec['task']}.yaml").read_text())
+        metrics = [
+            [panel["metrics"] for section in found["sections"] for panel in section["panels"]]
+            for found in (spec, content)
+        ]
+        assert metrics[0] == metrics[1]
+    assert [spec["task"] for spec in printed(capsys, "text")] == ["text"]
+
+
+def case_of(task: str) -> Case:
+    """A small one with validation; classification with all that the mean over corruptions needs."""
+    tables = {
+        "adaptation": "studies/domains.yaml",
+        "classification": "studies/cifar10_subset.yaml",
+        "fixmatch": "studies/fixmatch_digits.yaml",
+        "segmentation": "studies/scenes.yaml",
+        "text": "studies/imdb_sst2.yaml",
+    }
+    return next(case for case in CASES if case.table == tables[task])
+
+
+def complete_corruptions(root: Path) -> list[str]:
+    import numpy as np
+
+    from data.cifar import read_cifar
+
+    folder = root / "CIFAR-10-C"
+    folder.mkdir()
+    images, labels = read_cifar(root, "cifar10", train=False)
+    for name in CORRUPTIONS:
+        np.save(folder / f"{name}.npy", np.concatenate([images] * 5))
+    np.save(folder / "labels.npy", np.concatenate([labels] * 5))
+    return [f"--data.corruptions=[{','.join(CORRUPTIONS)}]", "--data.eval_batch_size=200"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_metric_of_a_workspace_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    case = case_of(task)
+    DATA[case.data][0](tmp_path / "data")
+    options = case.arguments(tmp_path / "data", tmp_path)
+    options += ["--trainer.logger=tests.dashboard_files.Recorder"]
+    if task == "classification":
+        options += complete_corruptions(tmp_path / "data")
+        options += ["--model.crossnorm.p=1"]
+    if task == "fixmatch":
+        options += ["--data.corruptions=[gaussian_noise,defocus_blur,fog,brightness,contrast]"]
+    main = importlib.import_module(f"tasks.{task}").main
+    for action in ("fit", "test"):
+        main([action, *options])
+    (path,) = tmp_path.rglob("recorded.json")
+    logged = set(json.loads(path.read_text()))
+    spec = Spec.load(dashboards.FOLDER / f"{task}.yaml")
+    panels = [panel for section in spec.sections for panel in section.panels]
+    for panel in panels:
+        missing = set(panel.metrics) - logged
+        assert panel.optional or not missing, (panel.title, missing, sorted(logged))
+    # What every task calls alike.
+    assert {"train/loss", "speed/step_seconds", "speed/data_wait"} <= logged
+
+
+def test_a_workspace_is_built_from_its_specification() -> None:
+    pytest.importorskip("wandb_workspaces")
+    spec = Spec.load(dashboards.FOLDER / "classification.yaml")
+    workspace = workspace_of(spec, entity="team", project="cnsn")
+    assert [section.name for section in workspace.sections] == [s.name for s in spec.sections]
+    content = workspace._to_model().model_dump_json(by_alias=True)
+    for panel in (panel for section in spec.sections for panel in section.panels):
+        assert all(metric in content for metric in panel.metrics), panel.title
+
+
+def test_building_saves_one_workspace_a_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved: list[tuple[str, str]] = []
+
+    def build(spec: Spec, *, entity: str, project: str) -> Any:
+        saved.append((spec.task, f"{entity}/{project}"))
+        done = types.SimpleNamespace(url=f"https://boards.example/{spec.task}")
+        return types.SimpleNamespace(save=lambda: done)
+
+    monkeypatch.setattr(dashboards, "workspace_of", build)
+    assert dashboards.main(["text", "fixmatch", "--entity", "team"]) == 0
+    assert saved == [("text", "team/cnsn"), ("fixmatch", "team/cnsn")]
+    assert "https://boards.example/text" in capsys.readouterr().out
+
+
+def test_bad_specifications_and_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="`kind` to be one of"):
+        Panel(kind="pie", title="t", metrics=["a"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a table exactly one"):
+        Panel(kind="table", title="t", metrics=["a", "b"])
+    path = tmp_path / "x.yaml"
+    path.write_text("name: n\ntask: t\nsections: [{name: s, panels: [{kind: line}]}]\n")
+    with pytest.raises(ValueError, match=r"x\.yaml to be a dashboard"):
+        Spec.load(path)
+    for arguments, word in ((["pictures"], "pictures"), (["text"], "--entity")):
+        with pytest.raises(SystemExit) as stop:
+            dashboards.main(arguments)
+        assert stop.value.code == 2 and word in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    assert dashboards.main(["text", "--entity", "team"]) == 2
+    assert "pip install -e '.[suite,dashboards]'" in capsys.readouterr().err
+
+
+# The sweep.
+
+
+def sweep_command(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What the agent runs for one choice, by the agent's own functions."""
+    from wandb.sdk.launch.sweeps import utils
+
+    chosen = {"args": {name: {"value": value} for name, value in values.items()}}
+    replaced = utils.create_sweep_command_args(chosen)
+    replaced |= {"env": ["/usr/bin/env"], "interpreter": ["python"]}
+    command: list[str] = []
+    for chunk in utils.create_sweep_command(list(sweep["command"])):
+        inside = chunk[2:-1] if chunk.startswith("${") else None
+        command += replaced[inside] if inside is not None else [chunk]
+    return command
+
+
+def test_every_command_of_the_sweep_is_accepted(root: Path) -> None:
+    """Values one by one through the command line, all that are named through the layers' checks."""
+    sweep = yaml.safe_load((root / "configs/sweeps/crossnorm.yaml").read_text())
+    parameters = {name: own["values"] for name, own in sweep["parameters"].items()}
+    assert sweep["method"] == "grid" and sweep["metric"]["name"] == "val/error"
+    choices = [
+        dict(zip(parameters, values, strict=True))
+        for values in itertools.zip_longest(*parameters.values())
+    ]
+    choices = [
+        {k: parameters[k][0] if v is None else v for k, v in choice.items()} for choice in choices
+    ]
+    assert all(v in [c[k] for c in choices] for k, own in parameters.items() for v in own)
+    recipes = []
+    for choice in choices:
+        command = sweep_command(sweep, choice)
+        assert command[:5] == ["/usr/bin/env", "python", "-m", "tasks.classification", "fit"]
+        recipe = expected_recipe("classification", command[4:])
+        assert recipe is not None, command
+        recipes.append(json.dumps(recipe, sort_keys=True))
+    # Each choice is a run of its own.
+    assert len(set(recipes)) == len(choices)
+
+
+def test_the_sweep_fits_the_network(root: Path) -> None:
+    """Every position exists, and has at least as many sites as the largest k."""
+    from cnsn import CNSNSpec, insert
+    from cnsn.insert import crossnorm_sites
+    from cnsn.nets import wide_resnet
+
+    own = yaml.safe_load((root / "configs/sweeps/crossnorm.yaml").read_text())["parameters"]
+    for position in own["model.cnsn.position"]["values"]:
+        for crop in own["model.cnsn.crop"]["values"]:
+            net = wide_resnet(depth=10, width=1)
+            spec = CNSNSpec(kind="cn", position=position, crop=crop)
+            sites = len(crossnorm_sites(insert(net, spec)))
+            assert sites >= max(own["model.crossnorm.k"]["values"])
