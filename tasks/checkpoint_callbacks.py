@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -83,7 +83,7 @@ class ExactResume(L.Callback):
     ) -> None:
         write_figures(trainer)
         self._figures_due = True
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         if progress.completed == progress.processed:
             return  # Not within `on_train_batch_end`.
         loops = checkpoint["loops"]["fit_loop"]
@@ -167,7 +167,7 @@ class RecipeInCheckpoint(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._differs:
             return
-        asked_optimizers, asked_schedules = pl_module.configure_optimizers()  # type: ignore[misc]
+        asked_optimizers, asked_schedules = cast(Any, pl_module.configure_optimizers())
         for place, (optimizer, asked) in enumerate(
             zip(trainer.optimizers, asked_optimizers, strict=True)
         ):

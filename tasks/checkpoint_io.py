@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -87,7 +87,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = _Writer(part)
-        torch.save(checkpoint, writer)
+        torch.save(checkpoint, cast(Any, writer))  # It needs `write` and `flush` alone.
         writer.finish()
         _compare(part, writer)
         if path.name == LAST and path.is_file():
@@ -187,7 +187,7 @@ def newest_readable(folder: Path) -> Path | None:
     Raises:
         ValueError: there are checkpoints, and all of them are damaged.
     """
-    damages = []
+    damages: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue

@@ -43,12 +43,12 @@ class SaveOnInterruption(L.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.asked: signal.Signals | None = None
-        self._steps = 0
+        self._steps = self._start = 0
         self._before_validation: dict[str, Any] | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._steps = trainer.global_step
+        self._steps = self._start = trainer.global_step
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -90,9 +90,12 @@ class SaveOnInterruption(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         # Processes have different numbers of batches here, so that the first one decides.
-        if self.asked is None or self._before_validation is None or not trainer.is_global_zero:
+        if self.asked is None or not trainer.is_global_zero:
             return
-        trainer.strategy.save_checkpoint(self._before_validation, self.path)
+        if self._before_validation is not None:
+            trainer.strategy.save_checkpoint(self._before_validation, self.path)
+        elif trainer.global_step != self._start or not self.path.is_file():
+            return  # Otherwise nothing was trained since the run resumed from that file.
         self._end(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -25,6 +25,7 @@ QUIET = [
     "--trainer.log_every_n_steps=1",
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.max_epochs=2",
+    "--speed=false",  # figures that differ from run to run
 ]
 BOTH = ["--model.cnsn.kind=cnsn"]
 # Of two epochs, in batches.
