@@ -35,7 +35,7 @@ class Process:
         self.launcher, self.pid, self.log = launcher, pid, log
         self.code: int | None = None
 
-    def wait(self, timeout: float = 120.0) -> int:
+    def wait(self, timeout: float = 400.0) -> int:
         """The exit code, or minus the signal's number."""
         until = time.monotonic() + timeout
         while self.poll() is None:
