@@ -1,6 +1,7 @@
 """Forward and backward of the layers against the textbook's, in copies of the map.
 
-    python -m benchmarks.layers                  # 1 and 2 threads, about 2 minutes
+    python -m benchmarks.layers                  # a minute or two, up to 6 GB of memory
+    python -m benchmarks.layers --threads 2 --out results/benchmark_layers_2_threads.md
     python -m benchmarks.layers --device cuda
 
 A copy is ``y.copy_(x)``, one read and one write of the map, in the same process. The reference is
@@ -81,7 +82,6 @@ def bytes_kept(layer: Function, x: Tensor) -> float:
 class Line:
     """What was measured of a layer on a map."""
 
-    threads: int | None
     map: str
     layout: str
     layer: str
@@ -103,11 +103,10 @@ class Line:
         ]
 
     def place(self) -> list[str]:
-        threads = [] if self.threads is None else [str(self.threads)]
-        return [*threads, self.map, self.layout]
+        return [self.map, self.layout]
 
 
-def measure(x: Tensor, name: str, seconds: float, threads: int | None) -> Line:
+def measure(x: Tensor, name: str, seconds: float) -> Line:
     ours, textbook = layers(name, x)
     dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
@@ -136,7 +135,6 @@ def measure(x: Tensor, name: str, seconds: float, threads: int | None) -> Line:
     forward, whole, book = (turns.ratio(n, "copy")[0] for n in ("forward", "ours", "textbook"))
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return Line(
-        threads=threads,
         map=f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}",
         layout="channels_last" if last else "contiguous",
         layer=name,
@@ -147,14 +145,14 @@ def measure(x: Tensor, name: str, seconds: float, threads: int | None) -> Line:
     )
 
 
-def lines(device: torch.device, options: argparse.Namespace, threads: int | None) -> Iterator[Line]:
+def lines(device: torch.device, options: argparse.Namespace) -> Iterator[Line]:
     for shape in SHAPES if device.type == "cpu" else CUDA_SHAPES:
         for dtype in options.dtypes:
             for layout in (torch.contiguous_format, torch.channels_last):
                 x = torch.randn(shape, device=device).to(getattr(torch, dtype))
                 x = x.contiguous(memory_format=layout)
                 for name in LAYERS:
-                    line = measure(x, name, options.seconds, threads)
+                    line = measure(x, name, options.seconds)
                     print(" | ".join(line.cells()), flush=True)
                     yield line
                     give_back_memory()
@@ -165,9 +163,9 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def summary(found: list[Line], place: list[str]) -> str:
+def summary(found: list[Line]) -> str:
     """A row for each map: textbook / ours of the layers, and what of a copy ours take."""
-    rows = [[*place, *("SelfNorm" if n == "SelfNorm" else f"CrossNorm, {n}" for n in LAYERS)]]
+    rows = [[*PLACE, *("SelfNorm" if n == "SelfNorm" else f"CrossNorm, {n}" for n in LAYERS)]]
     by_place: dict[tuple[str, ...], list[str]] = {}
     for line in found:
         cell = f"{line.ratio[0]:.1f} ({line.copies[1]:.1f})"
@@ -178,25 +176,24 @@ def summary(found: list[Line], place: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="on CPU")
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each line")
+    parser.add_argument("--threads", type=int, default=1, help="on CPU")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each line, at least")
     parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_layers.md"))
     options = parser.parse_args()
     keep_freed_memory()
-    device, found = torch.device(options.device), []
-    for threads in options.threads if options.device == "cpu" else [None]:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        found += lines(device, options, threads)
-    place = ["threads", *PLACE] if options.device == "cpu" else PLACE
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    found = list(lines(device, options))
+    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''} of "
+    where = (threads if options.device == "cpu" else "") + machine()
     text = (
         "# Layers: how many times faster than the textbook's\n\n"
-        + summary(found, place)
+        + summary(found)
         + "\n\nForward and backward: textbook / ours, and in brackets ours in copies of the map "
         "(one read and one write). Medians of the ratios of neighbouring turns in one process. "
-        f"{machine()}. Made by `python -m benchmarks.layers`.\n\n## In detail\n\n"
-        + markdown([[*place, *HEADER], *(line.cells() for line in found)])
+        f"{where}. Made by `python -m benchmarks.layers`.\n\n## In detail\n\n"
+        + markdown([[*PLACE, *HEADER], *(line.cells() for line in found)])
         + "\n\nQuartiles are those of textbook / ours; the reference is cnsn.functional. "
         "Kept are the bytes for backward, in maps.\n"
     )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
+from data.domains import DomainPair
 from data.randomness import generator_for
 from tasks.adabn import kept_batch_norm, reestimate_batch_norm
 from tasks.adversary import (
@@ -87,6 +88,7 @@ class Adaptation(CNSNModule):
             them: the last one is the result.
     """
 
+    DATA = DomainPair
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     MONITOR = None
 

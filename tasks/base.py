@@ -49,7 +49,7 @@ class CrossNormTraining:
             raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
         if self.k < 1:
             raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
-        if self.consistency < 0:
+        if not self.consistency >= 0:
             raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
 
 
@@ -73,6 +73,7 @@ class CNSNModule(L.LightningModule):
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
         MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
+        DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
@@ -82,6 +83,7 @@ class CNSNModule(L.LightningModule):
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
     MEAN_OVER_SAMPLES: ClassVar[bool] = True
     HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
+    DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     UNIT: ClassVar[str] = "images"
     metrics: dict[str, Any]
 
@@ -126,6 +128,29 @@ class CNSNModule(L.LightningModule):
     @staticmethod
     def add_arguments(parser: Any) -> None:
         """Add options of a task's own to its command line."""
+
+    @staticmethod
+    def check_config(config: Any) -> None:
+        """Refuse options that contradict one another, before anything is built.
+
+        Raises:
+            ValueError: they do.
+        """
+
+    def check_data(self, data: Any) -> None:
+        """Refuse a data module that is none of this task's, or contradicts the module's options.
+
+        Called before data are read.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if not isinstance(data, self.DATA):
+            wanted, kind = (f"{t.__module__}.{t.__qualname__}" for t in (self.DATA, type(data)))
+            raise ValueError(
+                f"Expected `data` to be a {wanted}, as this task needs it, but got {kind}: "
+                "configs/ has a file for every task and data set."
+            )
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         """Load `weights` into the plain network; a task may know other kinds of weights.

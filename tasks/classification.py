@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cnsn import CNSNSpec, load_official
 from cnsn.losses import jsd_consistency
 from data.augmentations import AugMix
+from data.classification import ImageClassificationData
 from data.randomness import derive_seed
 from tasks.adversarial import adversarial_images
 from tasks.attacks import AttackSpec
@@ -61,6 +62,7 @@ class Classification(CNSNModule):
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
     """
 
+    DATA = ImageClassificationData
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
 
     def __init__(
@@ -100,7 +102,7 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
-        if augmix < 0:
+        if not augmix >= 0:
             raise ValueError(f"Expected `augmix` to be 0 or more, but got {augmix}.")
         if adabn_passes < 1:
             raise ValueError(f"Expected `adabn_passes` to be at least 1, but got {adabn_passes}.")
@@ -114,8 +116,9 @@ class Classification(CNSNModule):
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def on_fit_start(self) -> None:
-        augmix = any(isinstance(step, AugMix) for step in self._data.augment)
+    def check_data(self, data: Any) -> None:
+        super().check_data(data)
+        augmix = any(isinstance(step, AugMix) for step in data.augment)
         if self.adversarial is not None and augmix:
             raise ValueError(
                 "Expected adversarial training or AugMix, but got both: AugMix compares views with "

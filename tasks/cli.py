@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -32,12 +33,13 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import ExactResume, RecipeInCheckpoint, StepCheckpoint
 from tasks.checkpoint_io import DurableCheckpointIO, described, remove_parts
+from tasks.config_files import check_config_files
 from tasks.interruption import Requeued, SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.processes import end_with_parent, lost_process, watch_processes
@@ -53,8 +55,20 @@ class TaskParser(LightningArgumentParser):
     """Says what is wrong without the page of options before it, which ``--help`` prints."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"error: {message.replace('a typing.Literal', 'one of ')}\n")
+        sys.stderr.write(f"error: {_plain(message)}\n")
         sys.exit(2)
+
+
+def _plain(message: str) -> str:
+    """A parser's message on one line, without Python's words for types."""
+    text = " ".join(message.split()).replace("a typing.Literal", "one of ")
+    text = re.sub(r"\ba <class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("NoneType", "null")
+    union = re.search(r"Does not validate .*? Errors: - (.*) Given value type: <[^>]*> Given", text)
+    if union:
+        text = (
+            f"{text[: union.start()]}{union[1].replace(' - ', ', or: ')}. Got{text[union.end() :]}"
+        )
+    return re.sub(r"NestedArg\(key='class_path', val='(.*?)'\)", r"\1", text)
 
 
 class TaskCLI(LightningCLI):
@@ -119,13 +133,11 @@ class TaskCLI(LightningCLI):
         self.task_class.add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if not isinstance(args, dict):
+            check_config_files(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
-        seed = self.config[self.config.subcommand].seed_everything
-        if isinstance(seed, bool) or seed is None or not 0 <= seed < 2**32:
-            raise ValueError(
-                f"Expected `seed_everything` to be from 0 to 2^32 - 1, but got {seed}: a run is a "
-                "function of its seed."
-            )
+        check_options(self.config[self.config.subcommand])
+        self.task_class.check_config(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets options stored in a checkpoint beat the command line: not here."""
@@ -134,6 +146,7 @@ class TaskCLI(LightningCLI):
         config = self.config[self.subcommand]
         if "verbose" in config:
             config.verbose = False  # The task prints its own table.
+        config.weights_only = True  # Nothing in a checkpoint is executed.
         self.recipe = self.recipe_of_subcommand()
         if self.subcommand == "fit" and config.ckpt_path is not None:
             start = Path(config.ckpt_path).resolve()
@@ -148,8 +161,12 @@ class TaskCLI(LightningCLI):
                 f"Expected `--ckpt_path` to be a checkpoint, but there is none at "
                 f"{config.ckpt_path}."
             )
+        self.asked = config.clone()
         if self.subcommand == "fit":
-            self._choose_start(config)
+            if self.directory.path.exists():
+                self._choose_start(config)
+            else:
+                self._rehearse(config)
         elif config.ckpt_path is None:
             self._choose_trained(config)
         config.trainer.default_root_dir = str(self.directory.path)
@@ -171,6 +188,25 @@ class TaskCLI(LightningCLI):
             for name, value in described.items():
                 if name in options and options[name] is None:
                     options[name] = value
+
+    def _rehearse(self, config: Any) -> None:
+        """Build the model once without data, so that a mistake in it shows before they are read.
+
+        What only the data know, such as the number of classes, is a small number here.
+        """
+        unknown = [target for _, target, when in self.task_class.LINKS if when == "instantiate"]
+        if not unknown:
+            return
+        trial = config.model.clone()
+        for key in unknown:
+            trial[key.removeprefix("model.")] = 10
+        for key in ("weights", "official"):
+            if key in trial:
+                trial[key] = None
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(self.task_class, "model")
+        with torch.random.fork_rng(devices=[]):
+            parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))
 
     def _find_directory(self, config: Any, *, fresh: bool) -> RunDirectory:
         self.digest = config_hash(self.recipe)
@@ -233,6 +269,7 @@ class TaskCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         self._check_weights()
+        model: Any = self.model
         network = self.recipe["model"].get("network", {}).get("init_args", {})
         asked, found = network.get("num_classes"), getattr(self.datamodule, "num_classes", None)
         if asked is not None and asked != found:
@@ -240,6 +277,10 @@ class TaskCLI(LightningCLI):
                 f"Expected the network's `num_classes` to be {found}, as the data have, but got "
                 f"{asked}: leave it out."
             )
+        model.check_data(self.datamodule)
+        if self.subcommand == "fit" and self.lock is None:
+            # A new run's directory is made now that all options have been found to be sound.
+            self._choose_start(self.asked)
 
     def _check_weights(self) -> None:
         """Without a run and an official checkpoint, the pretrained weights must be all there is."""
@@ -412,6 +453,38 @@ class TaskCLI(LightningCLI):
         return "unfinished run" if own else f"given: {checkpoint.stem}"
 
 
+def check_options(config: Any) -> None:
+    """Refuse what the options' types allow and no run can be.
+
+    Raises:
+        ValueError: the message names option, value and what is allowed.
+    """
+    seed, name, trainer = config.seed_everything, config.name, config.trainer
+    if isinstance(seed, bool) or seed is None or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"Expected `seed_everything` to be from 0 to 2^32 - 1, but got {seed}: a run is a "
+            "function of its seed."
+        )
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or not name.isprintable():
+        raise ValueError(
+            f"Expected `name` to be a folder's name such as a or a/b/c, but got {name!r}: runs lie "
+            "below `--runs`."
+        )
+    if config.save_every < 0:
+        raise ValueError(f"Expected `save_every` to be 0 or more, but got {config.save_every}.")
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ValueError(
+            "Expected `trainer.max_epochs` or `trainer.max_steps` to be 0 or more, but got -1: the "
+            "learning rate follows from how long a run is."
+        )
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(
+            "Expected `trainer.accumulate_grad_batches` to be at least 1, but got "
+            f"{trainer.accumulate_grad_batches}."
+        )
+
+
 def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
@@ -496,10 +569,10 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     end_with_parent()
     try:
         TaskCLI(model_class, task, args)
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, OSError, TypeError, MisconfigurationException) as error:
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(f"error: {_own_words(error)}")
+        sys.exit(f"error: {' '.join(_own_words(error).split())}")
     except Requeued:
         _stopped("Out of time", 128 + signal.SIGUSR1)
     except SIGTERMException:

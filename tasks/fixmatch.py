@@ -128,19 +128,21 @@ class FixMatch(CNSNModule):
     def data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def setup(self, stage: str) -> None:
-        if not isinstance(self.data, SemiSupervised):
-            kind = type(self.data)
+    def check_data(self, data: Any) -> None:
+        if not isinstance(data, SemiSupervised):
+            kind = type(data)
             raise ValueError(
                 "Expected `data` to be a module with few labels, such as data.fixmatch.CIFAR, but "
                 f"got {kind.__module__}.{kind.__qualname__}: see data/fixmatch.py."
             )
-        self.pseudo_labels = PseudoLabels(self.data.num_classes)
-        if self.data.unlabelled_ratio == 0 and self.crossnorm_rows == "strong":
+        if data.unlabelled_ratio == 0 and self.crossnorm_rows == "strong":
             raise ValueError(
                 "Expected `crossnorm_rows` to have labelled images where `unlabelled_ratio` is 0, "
                 "but got 'strong'."
             )
+
+    def setup(self, stage: str) -> None:
+        self.pseudo_labels = PseudoLabels(self.data.num_classes)
 
     def units(self, batch: dict[str, Any]) -> int:
         """Labelled and unlabelled images; each of the latter is seen in two views."""

@@ -67,13 +67,13 @@ class OptimizerSpec:
             if value not in choices:
                 raise ValueError(f"Expected `{name}` to be one of {choices}, but got {value!r}.")
         for name in ("lr", "head_lr_factor", "power"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(
                     f"Expected `{name}` to be positive, but got {getattr(self, name)}."
                 )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` to be in [0, 1), but got {self.momentum}.")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(
                 f"Expected `weight_decay` to be 0 or more, but got {self.weight_decay}."
             )

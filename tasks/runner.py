@@ -27,6 +27,8 @@ __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130
+# The first is ignored by what a shell starts in the background, until it is handled.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds to try a lock for: whoever looks whether it is held holds it for an instant.
 MOMENT = 1.0
 
@@ -67,7 +69,7 @@ class Processes:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal act as Ctrl-C does within it."""
+    """Ctrl-C, SIGTERM and a closed terminal interrupt what runs within it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -75,7 +77,7 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec
 from data.randomness import derive_seed
-from data.segmentation import DOMAINS
+from data.segmentation import DOMAINS, SourceAndTarget
 from data.segmentation_labels import CLASSES, IGNORE
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_matrix
@@ -79,6 +79,7 @@ class Segmentation(CNSNModule):
 
     # Chosen on the source alone: the target is not looked at.
     MONITOR = ("val/source_miou", "max")
+    DATA = SourceAndTarget
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     HEADS = ("classifier.", "aux_classifier.", "lateral.", "net.decoder.", "net.segmentation_head.")
     # Over the labelled pixels of all processes: see `_labelled_pixels`.
@@ -100,7 +101,7 @@ class Segmentation(CNSNModule):
         seed: int = 0,
     ) -> None:
         for name, value in (("auxiliary", auxiliary), ("pictures", pictures)):
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"Expected `{name}` to be 0 or more, but got {value}.")
         if crossnorm.consistency:
             raise ValueError(

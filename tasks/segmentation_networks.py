@@ -131,6 +131,9 @@ class SmallFPN(nn.Module):
         self, *, num_classes: int = len(CLASSES), width: int = 16, blocks: int = 2
     ) -> None:
         super().__init__()
+        for name, value in (("width", width), ("blocks", blocks)):
+            if value < 1:
+                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.backbone = nn.ModuleDict({"stem": _conv_norm_relu(3, width, stride=2)})
         before = width

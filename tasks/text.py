@@ -25,6 +25,7 @@ from torch import Tensor
 from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from cnsn.nets.text_cnn import TextNetwork
+from data.text import IMDbToSST2
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_test_sets
 from tasks.metrics import reliability
@@ -46,6 +47,7 @@ class Text(CNSNModule):
         seed: of CrossNorm's draws; the command line sets it to the run's seed.
     """
 
+    DATA = IMDbToSST2
     LINKS = (
         ("data.num_classes", "model.network.init_args.num_classes", "instantiate"),
         ("data.vocabulary_size", "model.network.init_args.vocabulary_size", "instantiate"),
@@ -73,17 +75,22 @@ class Text(CNSNModule):
         """The data module."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    @staticmethod
+    def check_config(config: Any) -> None:
+        # Of the data module alone, since to build it is to read the reviews.
+        freeze = config.get("model.network.init_args.freeze_embedding")
+        if freeze and config.get("data.init_args.glove") is None:
+            raise ValueError(
+                "Expected `--data.glove` with `freeze_embedding`, but got none: random word "
+                "vectors must be trained."
+            )
+
     def setup(self, stage: str) -> None:
         network: Any = self.network
         vectors = self.data.vectors(network.options["dimension"])
         if stage != "fit":
             return
         if vectors is None:
-            if network.options["freeze_embedding"]:
-                raise ValueError(
-                    "Expected `--data.glove` with `freeze_embedding`, but got none: random word "
-                    "vectors must be trained."
-                )
             rank_zero_info(f"Word vectors: random, {len(network.embedding.weight)} words.")
             return
         network.load_embedding(torch.from_numpy(vectors.vectors), torch.from_numpy(vectors.known))

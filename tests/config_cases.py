@@ -34,6 +34,7 @@ CPU = [
     "--trainer.max_steps=2",
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.log_every_n_steps=1",
+    "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
@@ -95,7 +96,7 @@ def _nothing(root: Path) -> None:
 
 
 def _cifar(name: str) -> Callable[[Path], None]:
-    return lambda root: void(write_cifar(root, name=name, n=8 if name == "cifar10" else 40))
+    return lambda root: void(write_cifar(root, name=name, n=20 if name == "cifar10" else 100))
 
 
 def _imagenet(root: Path) -> None:
@@ -179,7 +180,7 @@ CASES = (
          data="digits"),
     Case(task="classification", table="studies/cifar10_subset.yaml",
          row="WideResNet-16-2/CNSN+consistency", data="cifar10"),
-    Case(task="classification", table="studies/image_folder.yaml", row="WideResNet-10-2/CNSN",
+    Case(task="classification", table="studies/image_folder.yaml", row="NarrowResNet-10/CNSN",
          data="imagenet", options=("--model.attack.steps=1",)),
     Case(task="fixmatch", table="studies/fixmatch_digits.yaml", row="WideResNet-10-1/FixMatch+CN",
          data="few digits", options=("--data.steps_per_epoch=2",)),
@@ -207,7 +208,8 @@ CASES = (
     Case(task="classification", files=("cifar10.yaml", SMALL_NET, "augment/adversarial.yaml"),
          data="cifar10", options=TINY),
     Case(task="classification", files=("imagenet.yaml", "nets/resnet50.yaml",
-         "imagenet_8gpu.yaml"), data="imagenet", slow=True),
+         "imagenet_8gpu.yaml"), data="imagenet", slow=True,
+         options=("--model.optimizer.lr=0.001",)),  # 0.4 is that of 1,024 images
     Case(task="text", files=("sst2.yaml", "text_resnet.yaml"), data="texts"),
     Case(task="classification", files=("digits.yaml", "logging/wandb.yaml"), data="digits"),
 )  # fmt: skip

@@ -17,8 +17,8 @@ from cnsn.kernels.regions import Box, Term, at_least_float32, inside, is_channel
 
 __all__ = ["affine", "gradient", "moments", "products"]
 
-# Bytes of floats that a thread works on at a time: fewer calls weigh more than a smaller cache.
-BLOCK_BYTES = 1 << 20
+# Bytes of floats that a thread works on at a time: fewer calls weigh more than a nearer cache.
+BLOCK_BYTES = 1 << 21
 
 # Below so many numbers a matrix product with ones is faster than a sum.
 SHORT = 64

@@ -39,11 +39,12 @@ FIGURES = ("exchange", "features", "distances", "gates")
 def draw_exchange(images: Sequence[Path], out: Path) -> str:
     """The first figure; returns what it shows."""
     if images:
-        pair = [read_photograph(path) for path in images]
+        first, second = (read_photograph(path) for path in images)
         names = [path.stem for path in images]
     else:
-        pair, names = list(bundled_photographs()), ["temple", "flower"]
-    path = exchange_figure(*pair, exchanged(*pair), names, out / "exchange.png")
+        (first, second), names = bundled_photographs(), ["temple", "flower"]
+    swapped = exchanged(first, second)
+    path = exchange_figure(first, second, swapped, names, out / "exchange.png")
     text = (
         "each image with the other's RGB means and standard deviations; the shapes stay, the style"
     )

@@ -99,9 +99,9 @@ def test_a_run_on_disk_has_all_that_a_dashboard_shows(
     (path,) = (tmp_path / "runs").rglob("error_by_corruption_*.table.json")
     table = json.loads(path.read_text())
     assert table["columns"] == ["corruption", *(f"severity {s}" for s in range(6)), "mean"]
-    assert [row[0] for row in table["data"]] == ["clean", "fog", "contrast"]
+    assert [row[0] for row in table["data"]] == ["clean", "contrast", "fog"]
     logged = {name: v for values in test.history for name, v in values.items()}
-    assert table["data"][1][4] == pytest.approx(100 * logged["test/error/fog/3"])
+    assert table["data"][2][4] == pytest.approx(100 * logged["test/error/fog/3"])
     assert table["data"][0][2] is None and len(list((tmp_path / "runs").rglob("*.png"))) == 2
 
 

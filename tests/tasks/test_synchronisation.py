@@ -46,7 +46,9 @@ def test_training_steps(
     assert first_wait(made[name]) is None
 
 
-@pytest.mark.parametrize("name", ["classification, CNSN", "text, crop neither"])
+@pytest.mark.parametrize(
+    "name", ["classification, CNSN", "segmentation, none", "text, crop neither"]
+)
 def test_test_steps(
     made: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
