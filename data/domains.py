@@ -25,6 +25,7 @@ from data.loading import (
     ResumableDataModule,
     evaluation_loader,
     process_rank,
+    share_of,
 )
 from data.randomness import derive_seed, generator_for
 
@@ -67,9 +68,8 @@ class PairSchedule:
                 )
         self.source, self.target = source, target
         self.batch_size, self.seed = batch_size, seed
-        rest = len(source) % batch_size
-        # A rest too small for batch statistics on every process is left out.
-        self.per_epoch = len(source) // batch_size + (rest >= 2 * self.world)
+        # A rest of one sample has no batch statistics and is left out.
+        self.per_epoch = len(source) // batch_size + (len(source) % batch_size >= 2)
         self._orders: dict[str, tuple[int, Tensor]] = {}
 
     def _order(self, domain: str, length: int, number_of_pass: int) -> Tensor:
@@ -91,11 +91,12 @@ class PairSchedule:
         return source, order[start : start + len(source)]
 
     def __getitem__(self, number: int) -> Batch:
-        source, target = (p.tensor_split(self.world)[self.rank] for p in self.positions(number))
+        positions = [share_of(p, self.rank, self.world) for p in self.positions(number)]
+        (source, share), (target, _) = positions
         batch: Batch = self.source[source.tolist()]
         batch["target"], batch["target_index"] = self.target[target], target
         # Python numbers: reading them on a GPU's host must not wait for the device.
-        batch["number"], batch["epoch"] = number, number // self.per_epoch
+        batch["number"], batch["epoch"], batch["share"] = number, number // self.per_epoch, share
         return batch
 
 

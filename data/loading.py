@@ -28,6 +28,7 @@ __all__ = [
     "TrainLoader",
     "evaluation_loader",
     "process_rank",
+    "share_of",
 ]
 
 Batch = dict[str, Any]
@@ -68,6 +69,19 @@ def process_rank() -> tuple[int, int]:
     return 0, 1
 
 
+def share_of(positions: Tensor, rank: int, world: int) -> tuple[Tensor, float]:
+    """A process's part of a global batch, and its weight in the mean over processes.
+
+    Weighted so, the mean of the processes' mean losses is that of the global batch. A rest too
+    small for batch statistics on every process goes whole to each of them: what an epoch holds does
+    not depend on the number of processes.
+    """
+    if len(positions) < 2 * world:
+        return positions, 1.0
+    own = positions.tensor_split(world)[rank]
+    return own, len(own) * world / len(positions)
+
+
 class _Schedule(Dataset[Batch]):
     """Batch number b of the run, for b from 0 on. Computed where it is read: in the worker."""
 
@@ -83,9 +97,8 @@ class _Schedule(Dataset[Batch]):
         self.seed = seed
         self.make_order = make_order or self.shuffled
         self.rank, self.world = process_rank()
-        rest = len(dataset) % batch_size
-        # A rest too small for batch statistics on every process is left out.
-        self.per_epoch = len(dataset) // batch_size + (rest >= 2 * self.world)
+        # A rest of one sample has no batch statistics and is left out.
+        self.per_epoch = len(dataset) // batch_size + (len(dataset) % batch_size >= 2)
         self._order: tuple[int, Tensor] | None = None
 
     def order(self, epoch: int) -> Tensor:
@@ -102,13 +115,14 @@ class _Schedule(Dataset[Batch]):
         epoch, place = divmod(number, self.per_epoch)
         start = place * self.batch_size
         positions = self.order(epoch)[start : start + self.batch_size]
-        own = positions.tensor_split(self.world)[self.rank].tolist()
+        share, weight = share_of(positions, self.rank, self.world)
+        own = share.tolist()
         if isinstance(self.dataset, EpochDataset):
             batch = self.dataset.draw(own, epoch)
         else:
             batch = self.dataset[own]
         # Python numbers: reading them on a GPU's host must not wait for the device.
-        batch["number"], batch["epoch"] = number, epoch
+        batch["number"], batch["epoch"], batch["share"] = number, epoch, weight
         return batch
 
 
@@ -183,8 +197,9 @@ class TrainLoader(NumberedLoader):
         pin_memory: for copies to a GPU that overlap with its work.
         order: makes each epoch's permutation, from the epoch's number alone; None shuffles.
 
-    Each batch carries its ``number``, counted over the whole run, and its ``epoch``.
-    The last batch of an epoch may be smaller.
+    Each batch carries its ``number``, counted over the whole run, its ``epoch``, and the ``share``
+    by which its mean loss counts in the mean over processes; see :func:`share_of`. The last batch
+    of an epoch may be smaller.
 
     Raises:
         ValueError: for a batch size that does not fit the data or the number of processes.
@@ -208,9 +223,7 @@ class TrainLoader(NumberedLoader):
             )
         schedule = _Schedule(dataset, batch_size, seed, order)
         if schedule.per_epoch == 0:
-            raise ValueError(
-                f"Expected at least {2 * world} training samples, but got {len(dataset)}."
-            )
+            raise ValueError(f"Expected at least 2 training samples, but got {len(dataset)}.")
         super().__init__(schedule, workers=workers, pin_memory=pin_memory)
 
 

@@ -72,6 +72,7 @@ class CNSNModule(L.LightningModule):
             None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
+        MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
         DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
         metrics: set by the end of a test; becomes part of the result line.
@@ -80,6 +81,7 @@ class CNSNModule(L.LightningModule):
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
     LINKS: ClassVar[tuple[tuple[str, str, Literal["parse", "instantiate"]], ...]] = ()
+    MEAN_OVER_SAMPLES: ClassVar[bool] = True
     HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
     DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     UNIT: ClassVar[str] = "images"
@@ -171,6 +173,12 @@ class CNSNModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout's draws are a function of (seed, step, process): a resumed run repeats them."""
         torch.manual_seed(derive_seed(self.seed, "dropout", batch["number"], self.global_rank))
+        self._share = batch.get("share", 1.0)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Processes whose last batch of an epoch is smaller than others' count less."""
+        weighted = self.MEAN_OVER_SAMPLES and self._share != 1.0
+        super().backward(self._share * loss if weighted else loss, *args, **kwargs)
 
     def crossnorm_step(self, step: int) -> bool:
         """Whether CrossNorm acts in this step: with probability p, the same on all processes."""

@@ -37,9 +37,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
+from tasks.checkpoint_callbacks import ExactResume, RecipeInCheckpoint, StepCheckpoint
+from tasks.checkpoint_io import DurableCheckpointIO, described, remove_parts
 from tasks.config_files import check_config_files
-from tasks.interruption import SaveOnInterruption
+from tasks.interruption import Requeued, SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
+from tasks.processes import end_with_parent, lost_process, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import FORMAT, PRETRAINED, append_result, environment
 from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
@@ -223,27 +226,31 @@ class TaskCLI(LightningCLI):
         first = getattr(rank_zero_only, "rank", 0) == 0
         if first and self.directory.finished() is None:
             self.lock = self.directory.hold()
-        finished = self.directory.finished()
-        if finished is not None:
+        finished, start = self.directory.finished(), self.directory.resume_point()
+        # A finished run's checkpoints may have been deleted; one that is damaged is made again.
+        if finished is not None and start in (None, self.directory.last):
             rank_zero_info(
                 f"This run is finished ({finished['steps']} steps): {self.directory.path}. "
                 "Nothing is done; `--fresh true` trains it again beside it."
             )
             raise SystemExit(0)
-        if self.directory.last.is_file():
-            config.ckpt_path = str(self.directory.last)
-            rank_zero_info(f"Resuming {self.directory.path} from its last checkpoint.")
+        if start is not None:
+            config.ckpt_path = str(start)
+            rank_zero_info(f"Resuming {self.directory.path} from {described(start)}.")
         if first:
+            self.lock = self.lock or self.directory.hold()
+            remove_parts(self.directory.checkpoints)
             parser = self._parser(self.subcommand)
             text = parser.dump(config, skip_none=False, skip_link_targets=True)
             self.directory.write("config.yaml", text)
 
     def _choose_trained(self, config: Any) -> None:
         official = config.model.get("official")
-        if official is not None and not self.directory.last.is_file():
+        trained = self.directory.resume_point()
+        if official is not None and trained is None:
             rank_zero_info(f"The weights are those of {official}: no run was trained from them.")
             return
-        if not self.directory.last.is_file():
+        if trained is None:
             weights = config.model.get("weights")
             plain = config.model.cnsn.kind == "none"
             if weights is not None and (plain or Path(weights).expanduser().is_file()):
@@ -251,7 +258,7 @@ class TaskCLI(LightningCLI):
             raise self._untrained()
         if self.directory.finished() is None:
             rank_zero_info(f"{self.directory.path} is unfinished: its last checkpoint is used.")
-        config.ckpt_path = str(self.directory.last)
+        config.ckpt_path = str(trained)
 
     def _untrained(self, why: str = "") -> ValueError:
         return ValueError(
@@ -297,33 +304,40 @@ class TaskCLI(LightningCLI):
             trainer_config["logger"] = [csv, *_as_list(loggers)]
         if self.subcommand != "fit":
             trainer_config["enable_checkpointing"] = False
+        plugins = [*_as_list(trainer_config.get("plugins")), DurableCheckpointIO()]
+        trainer_config["plugins"] = plugins
         callbacks = self._checkpoint_callbacks()
         if self.config[self.subcommand].speed:
             callbacks.insert(0, self.speed)
         own = [c for c in _as_list(trainer_config.get("callbacks")) if isinstance(c, ProgressBar)]
         if trainer_config.get("enable_progress_bar") is not False and not own:
             callbacks.append(progress_bar())
-        return self._instantiate_trainer(trainer_config, callbacks)
+        trainer = self._instantiate_trainer(trainer_config, callbacks)
+        watch_processes(trainer)
+        return trainer
 
     def _checkpoint_callbacks(self) -> list[L.Callback]:
+        recipe = RecipeInCheckpoint(self.recipe)
         if self.subcommand != "fit":
-            return []
+            return [recipe]
         folder = str(self.directory.checkpoints)
         options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-        callbacks: list[L.Callback] = [
-            ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options),
-        ]
+        callbacks: list[L.Callback] = []
         if self.task_class.MONITOR is not None:
             monitor, mode = self.task_class.MONITOR
             best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
             callbacks.append(best)
+        # Behind `best`, whose score it must know.
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
+        callbacks.append(last)
         every = self.config[self.subcommand].save_every
         if every:
-            callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **options))
+            callbacks.append(StepCheckpoint(filename="last", every_n_train_steps=every, **options))
         policy = self.config[self.subcommand].nonfinite
         self.numbers = WatchNumbers(policy, self.directory.last)
-        watches = [self.numbers, WatchClasses(), SaveOnInterruption(self.directory.last)]
-        return [*callbacks, self.timer, *watches]
+        stop = SaveOnInterruption(self.directory.last)
+        watches = [ExactResume(), self.numbers, WatchClasses(), stop]
+        return [*callbacks, recipe, self.timer, *watches]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -552,14 +566,21 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     torch.set_float32_matmul_precision("high")
     _quiet()
     keep_freed_memory()
+    end_with_parent()
     try:
         TaskCLI(model_class, task, args)
     except (ValueError, OSError, TypeError, MisconfigurationException) as error:
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
         sys.exit(f"error: {' '.join(_own_words(error).split())}")
+    except Requeued:
+        _stopped("Out of time", 128 + signal.SIGUSR1)
     except SIGTERMException:
         _stopped("Terminated", 128 + signal.SIGTERM)
+    except RuntimeError as error:
+        if not lost_process(error):
+            raise
+        _stopped("error: Another process of this training has ended", 1)
     except KeyboardInterrupt:
         _stopped("Interrupted", 128 + signal.SIGINT)
     except SystemExit as stop:

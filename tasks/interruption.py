@@ -1,12 +1,15 @@
-"""Ctrl-C and SIGTERM end a run after the step in progress, with its state saved.
+"""Ctrl-C, SIGTERM and SLURM's warning end a run after the step in progress, with its state saved.
 
 Lightning ends at once on Ctrl-C, perhaps in the middle of an optimiser's step, and keeps nothing
-of the epoch. Schedulers of clusters send SIGTERM shortly before they kill a job.
+of the epoch; on SIGTERM its processes talk to each other from within the signal's handler. Here a
+handler only remembers, and after the step all processes agree.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,15 +17,24 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["SaveOnInterruption"]
+from tasks.checkpoint_callbacks import may_save, validation_follows
+
+__all__ = ["Requeued", "SaveOnInterruption"]
+
+
+class Requeued(SIGTERMException):
+    """SLURM has announced the end of the job's time, and has been asked to start it again."""
 
 
 class SaveOnInterruption(L.Callback):
     """Saves `path` once a signal has come and the step is done, then lets the run end.
 
-    A second Ctrl-C ends at once, without saving; so does one during validation. Several processes
-    need not be at the same step, so they end as Lightning ends them, without saving.
+    With several processes one signal to one of them is enough. During validation the state from
+    before it is saved, and the same command validates again. A second Ctrl-C ends at once.
 
     Args:
         path: of the checkpoint from which the same command resumes.
@@ -30,31 +42,115 @@ class SaveOnInterruption(L.Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.asked = False
-        self._steps = 0
+        self.asked: signal.Signals | None = None
+        self._steps = self._start = 0
+        self._before_validation: dict[str, Any] | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._steps = trainer.global_step
-        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
+        self._steps = self._start = trainer.global_step
+        if threading.current_thread() is not threading.main_thread():
             return
 
         def remember(number: int, frame: FrameType | None) -> None:
-            if self.asked or trainer.validating:
+            if self.asked is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked = True
-            print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
+            if self.asked is None and trainer.is_global_zero:
+                print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
+            self.asked = signal.Signals(number)
 
-        signal.signal(signal.SIGINT, remember)
+        watched = [signal.SIGINT, signal.SIGTERM]
+        if "SLURM_JOB_ID" in os.environ:
+            watched.append(signal.SIGUSR1)
+        for number in watched:
+            self._handlers.setdefault(number, signal.getsignal(number))
+            signal.signal(number, remember)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        # While gradients accumulate there is no state that a checkpoint could hold.
-        stepped = trainer.global_step != self._steps
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        resumable = may_save(trainer, self._steps)
         self._steps = trainer.global_step
-        if stepped and trainer.world_size == 1 and (self.asked or trainer.received_sigterm):
+        if not resumable:
+            return
+        if self._agreed(trainer):
+            # Lightning would log the step's figures after this.
+            trainer._logger_connector.update_train_step_metrics()
             trainer.save_checkpoint(self.path)
-            if self.asked:
-                raise KeyboardInterrupt  # Lightning itself ends after a SIGTERM.
+            self._end(trainer)
+        if validation_follows(trainer):
+            self._before_validation = _state(trainer, pl_module)
+
+    def _agreed(self, trainer: L.Trainer) -> bool:
+        """Whether any process was asked to stop; all of them must be at the same step."""
+        if trainer.world_size == 1:
+            return self.asked is not None
+        number = torch.tensor(int(self.asked or 0), device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+        self.asked = signal.Signals(int(number)) if number else None
+        return self.asked is not None
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        # Processes have different numbers of batches here, so that the first one decides.
+        if self.asked is None or not trainer.is_global_zero:
+            return
+        if self._before_validation is not None:
+            trainer.strategy.save_checkpoint(self._before_validation, self.path)
+        elif trainer.global_step != self._start or not self.path.is_file():
+            return  # Otherwise nothing was trained since the run resumed from that file.
+        self._end(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # The end of the epoch before was saved as such.
+        if self._agreed(trainer) and self.path.is_file():
+            self._end(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before_validation = None
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._before_validation = None
+
+    def _end(self, trainer: L.Trainer) -> None:
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.asked == signal.SIGUSR1:
+            if trainer.is_global_zero:
+                _requeue()
+            raise Requeued
+        raise SIGTERMException
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._restore()
+
+    def on_exception(self, *_: Any) -> None:
+        self._before_validation = None
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def _state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """What a checkpoint would hold now. Weights are shared: validation leaves them as they are.
+
+    Batch statistics are copied: an evaluation may estimate them anew.
+    """
+    state = trainer._checkpoint_connector.dump_checkpoint()
+    buffers = {name for name, _ in module.named_buffers()}
+    weights = state["state_dict"]
+    state["state_dict"] = {k: v.clone() if k in buffers else v for k, v in weights.items()}
+    return state
+
+
+def _requeue() -> None:
+    """Ask SLURM to start the job again; the same command then resumes."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], timeout=60, check=False).returncode
+    except (OSError, subprocess.TimeoutExpired) as error:
+        rank_zero_info(f"The job could not be requeued ({error}): submit it again to resume.")
+        return
+    said = "is requeued" if done == 0 else f"could not be requeued (scontrol ended with {done})"
+    rank_zero_info(f"Job {job} {said}.")

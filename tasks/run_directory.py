@@ -18,6 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tasks.checkpoint_io import newest_readable
+
 __all__ = ["RunDirectory", "config_hash", "portable", "recipe_of"]
 
 Config = dict[str, Any]
@@ -193,6 +195,10 @@ class RunDirectory:
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
 
+    def resume_point(self) -> Path | None:
+        """The newest checkpoint that can be read; see :func:`newest_readable`."""
+        return newest_readable(self.checkpoints)
+
     def finished(self) -> Config | None:
         """The record of the finished fit; None while it is unfinished."""
         path = self.path / "finished.json"
@@ -237,8 +243,14 @@ class RunDirectory:
         """Write a small file, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.{os.getpid()}.part"
-        part.write_text(text)
-        os.replace(part, self.path / name)
+        try:
+            with part.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path / name)
+        finally:
+            part.unlink(missing_ok=True)
 
     def finish(self, record: Config) -> None:
         self.write("finished.json", json.dumps(record, indent=1) + "\n")

@@ -82,6 +82,8 @@ class Segmentation(CNSNModule):
     DATA = SourceAndTarget
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     HEADS = ("classifier.", "aux_classifier.", "lateral.", "net.decoder.", "net.segmentation_head.")
+    # Over the labelled pixels of all processes: see `_labelled_pixels`.
+    MEAN_OVER_SAMPLES = False
 
     def __init__(
         self,

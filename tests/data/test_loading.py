@@ -62,9 +62,20 @@ def test_processes_share_out_the_same_global_batches(
         as_process(monkeypatch, rank, world)
         shares.append(indices(list(TrainLoader(numbered(50), batch_size=16, seed=0))))
     together = [flat(list(parts)) for parts in zip(*shares, strict=True)]
-    # The rest of 2 samples cannot serve 4 processes with batch statistics.
-    assert together == alone[: len(together)]
-    assert len(together) == 50 // 16 + (2 * world <= 50 % 16)
+    assert together[:-1] == alone[:-1]
+    # The rest of 2 samples cannot be shared out: every process has it whole.
+    assert together[-1] == world * alone[-1]
+
+
+@pytest.mark.parametrize(("n", "world"), [(7, 2), (7, 3), (9, 4), (8, 4), (3, 2)])
+def test_weighted_shares_have_the_mean_of_the_whole(n: int, world: int) -> None:
+    values = torch.rand(n, generator=torch.Generator().manual_seed(n)).double()
+    means = []
+    for rank in range(world):
+        own, weight = loading.share_of(torch.arange(n), rank, world)
+        assert len(own) >= 2
+        means.append(weight * values[own].mean())
+    assert sum(means) / world == pytest.approx(values.mean().item(), abs=1e-12)
 
 
 def test_evaluation_counts_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+# Fixtures: a warm process that starts the tasks in a moment, and small data of all of them.
+from tests.reliability.runs import data, warm  # noqa: F401
+
 HERE = Path(__file__).parent
 COLUMNS = ("promise", "cases tried", "passed", "skipped")
 

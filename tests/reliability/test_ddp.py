@@ -1,0 +1,144 @@
+"""Two processes: the same figures as one, one stop for all, and an end when one of them dies."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.reliability.faults import Fault
+from tests.reliability.launcher import Launcher, Process
+from tests.reliability.runs import OPTIONS, checkpoint, options, results_of, succeeded
+
+pytestmark = pytest.mark.promise("several processes train, stop and resume as one")
+TWO = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def torchrun(rank: int, port: str) -> dict[str, str]:
+    """What torchrun sets for each of two processes."""
+    return {
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2"},
+        **{"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        **{"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0"},
+    }
+
+
+def slurm(rank: int, port: str) -> dict[str, str]:
+    """What srun sets for each of two tasks."""
+    return {
+        **{"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2"},
+        **{"SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"},
+        **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_ID": "0"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+    }
+
+
+def together(
+    warm: Launcher,
+    task: str,
+    command: list[str],
+    faults: tuple[Fault | None, Fault | None] = (None, None),
+    variables: Any = torchrun,
+) -> list[Process]:
+    port = free_port()
+    return [
+        warm.start(task, [*command, *TWO], fault, variables(rank, port))
+        for rank, fault in enumerate(faults)
+    ]
+
+
+def finished(processes: list[Process]) -> None:
+    for process in processes:
+        succeeded(process)
+
+
+def test_one_signal_stops_both_and_one_process_resumes(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    """A network without batch statistics ends with the same weights, up to rounding."""
+    plain = ["--model.cnsn.kind=none", "--model.network.init_args.dropout=0"]
+    command = ["fit", *options("text", data, tmp_path / "two", *plain)]
+    processes = together(warm, "text", command, (None, Fault("step", 2, "SIGTERM")))
+    assert [process.wait() for process in processes] == [128 + signal.SIGTERM] * 2
+    assert checkpoint(tmp_path / "two")["global_step"] == 3
+    output = succeeded(warm.run("text", command))
+    assert "last.ckpt: step 3, epoch 1" in output
+    alone = ["fit", *options("text", data, tmp_path / "one", *plain)]
+    succeeded(warm.run("text", alone))
+    one, two = (checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert one["global_step"] == two["global_step"] == 10
+    torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_job(
+    warm: Launcher, data: Path, tmp_path: Path, rank: int
+) -> None:
+    command = ["fit", *options("text", data, tmp_path), "--save_every=1"]
+    fault = Fault("step", 6, "SIGKILL")
+    processes = together(warm, "text", command, (fault, None) if rank == 0 else (None, fault))
+    assert processes[rank].wait() == -signal.SIGKILL
+    died = time.monotonic()
+    assert processes[1 - rank].wait(timeout=60) == 1
+    assert time.monotonic() - died < 60
+    output = processes[1 - rank].output()
+    assert "Another process of this training has ended. The same command resumes" in output
+    assert checkpoint(tmp_path)["global_step"] in (5, 6)
+    finished(together(warm, "text", command))
+    assert checkpoint(tmp_path)["global_step"] == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(OPTIONS))
+@pytest.mark.parametrize("variables", [torchrun, slurm])
+def test_every_task_trains_and_is_tested_as_by_one(
+    warm: Launcher, data: Path, tmp_path: Path, task: str, variables: Any
+) -> None:
+    whole = [part for part in options(task, data, tmp_path) if "limit_" not in part]
+    short = [*whole, "--trainer.limit_train_batches=3"]
+    even = ["--data.batch_size=8"] if task in ("segmentation", "adaptation") else []
+    finished(together(warm, task, ["fit", *short, *even], variables=variables))
+    clean = ["--data.corruptions=[]"] if task in ("classification", "fixmatch") else []
+    test = ["test", *short, *even, *clean]
+    finished(together(warm, task, test, variables=variables))
+    succeeded(warm.run(task, test))
+    parallel, alone = results_of(task, tmp_path)
+    assert parallel["n_test"] == alone["n_test"] and parallel["config_hash"] == alone["config_hash"]
+    for name, value in alone["summary"].items():
+        # One sample whose two best classes are equal but for rounding may differ.
+        assert parallel["summary"][name] == pytest.approx(value, abs=1.01 / alone["n_test"] + 2e-3)
+    counted = [sum(c["n"] for c in record.get("conditions", [])) for record in (parallel, alone)]
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.slow
+def test_slurm_s_warning_saves_and_requeues(
+    warm: Launcher, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    scontrol.chmod(0o755)
+
+    def variables(rank: int, port: str) -> dict[str, str]:
+        return {**slurm(rank, port), "PATH": f"{scontrol.parent}:/usr/bin:/bin"}
+
+    command = ["fit", *options("text", data, tmp_path)]
+    fault = Fault("step", 2, "SIGUSR1")
+    processes = together(warm, "text", command, (fault, fault), variables)
+    assert [process.wait() for process in processes] == [128 + signal.SIGUSR1] * 2
+    assert asked.read_text() == "requeue 77\n"
+    assert checkpoint(tmp_path)["global_step"] == 3
