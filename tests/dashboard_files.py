@@ -45,12 +45,14 @@ class OfflineRun:
         config: as logged.
         history: every logged set of values.
         summaries: how a metric is summarised, by its name.
+        complete: whether its last record is there.
     """
 
     def __init__(self, path: Path) -> None:
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.summaries: dict[str, set[str]] = {}
+        self.complete = False
         for record in records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
@@ -58,6 +60,8 @@ class OfflineRun:
                 self.id, self.group, self.job = run.run_id, run.run_group, run.job_type
                 self.tags, self.name = list(run.tags), run.display_name
                 self.config |= _items(run.config.update)
+            elif kind == "exit":
+                self.complete = True
             elif kind == "config":
                 self.config |= _items(record.config.update)
             elif kind == "history":

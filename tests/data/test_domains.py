@@ -228,7 +228,8 @@ def test_no_target_label_is_in_a_training_batch(tmp_path: Path) -> None:
     levels = {i: int(image[0, 0, 0]) for i, image in enumerate(data.images[1])}
     for batch in loader:
         assert batch.keys() == {
-            "image", "label", "index", "target", "target_index", "number", "epoch"
+            "image", "label", "index", "target", "target_index", "number", "epoch",
+                "share",
         }  # fmt: skip
         assert batch["label"].tolist() == [int(i >= 6) for i in batch["index"]]
         assert batch["target"][:, 0, 0, 0].tolist() == [

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,14 @@ def finish() -> None:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """In the order in which they began."""
-    paths = sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_ctime_ns)
-    return [OfflineRun(path) for path in paths]
+    """In the order in which they ended, once another process has written all of them."""
+    end = time.monotonic() + 60
+    while True:
+        paths = sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_ctime_ns)
+        runs = [OfflineRun(path) for path in paths]
+        if all(run.complete for run in runs) or time.monotonic() > end:
+            return runs
+        time.sleep(0.2)
 
 
 def test_a_run_on_disk_has_all_that_a_dashboard_shows(

@@ -353,6 +353,10 @@ def test_curves_are_drawn_from_the_records(tmp_path: Path) -> None:
             "name": table.run_name(table.rows[0]),
             "dataset": table.dataset,
             "seed": seed,
+            "fingerprint": "f",
+            "n_train": 4,
+            "n_test": 4,
+            "recipe": {},
             "selection": "last epoch",
             "summary": {"sst2_accuracy": 0.7},
             "history": [
