@@ -42,6 +42,19 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "recipe": dict,
     "summary": dict,
 }
+# What only some lines have, and a table or the page shows where they do.
+OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
+    "breakdown": dict,
+    "checkpoint": str,
+    "commit": (str, type(None)),
+    "conditions": list,
+    "corruptions": list,
+    "finished": (dict, type(None)),
+    "labelled_draw": str,
+    "n_labelled": int,
+    "time": str,
+    "unit": str,
+}
 
 
 def append_result(path: Path, record: Record) -> None:
@@ -94,8 +107,34 @@ def fault_of(record: Record) -> str:
     wrong = [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]
     if wrong:
         return f"of another version: {', '.join(wrong)} missing or of another type"
-    bad = [k for k, v in record["summary"].items() if not isinstance(v, int | float)]
+    wrong = [k for k, kind in OPTIONAL.items() if k in record and not isinstance(record[k], kind)]
+    wrong = wrong or [name for name, right in _parts(record).items() if not right]
+    if wrong:
+        return f"of another version: {', '.join(wrong)} of another type"
+    bad = [k for k, v in record["summary"].items() if not _is_number(v)]
     return f"of another version: {bad[0]} in its summary is no number" if bad else ""
+
+
+def _parts(record: Record) -> dict[str, bool]:
+    """Whether what stands within a record's fields is what the tables read there."""
+    finished = record.get("finished") or {}
+    return {
+        "recipe": isinstance(record["recipe"].get("trainer", {}), dict),
+        "breakdown": all(map(_is_number, record.get("breakdown", {}).values())),
+        "conditions": all(map(_is_condition, record.get("conditions", []))),
+        "corruptions": all(isinstance(name, str) for name in record.get("corruptions", [])),
+        "finished": _is_number(finished.get("seconds", 0)),
+        "labelled_draw": ("n_labelled" in record) == ("labelled_draw" in record),
+    }
+
+
+def _is_condition(value: Any) -> bool:
+    named = isinstance(value, dict) and isinstance(value.get("corruption"), str)
+    return named and _is_number(value.get("error"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def read_results(path: Path) -> Iterator[Record]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from typing import Any
 from tasks.report.markup import Markup, page, sentence, tag
 from tasks.report.runs import Run, curves_section, embeddings_of, find_runs, pictures_section
 from tasks.report.sections import Group, markdown_parts, table_section
-from tasks.results import read_results
+from tasks.results import scan
+from tasks.table_records import gather
 from tasks.table_spec import Row, Table
-from tasks.tables import collect, markdown, render
+from tasks.tables import markdown, render
 
 ROOT = Path(__file__).resolve().parents[2]
 Record = dict[str, Any]
@@ -39,11 +39,19 @@ def load_tables(configs: Path) -> list[Table]:
     return [Table.load(path) for folder in folders for path in sorted(folder.glob("*.yaml"))]
 
 
-def groups_of(table: Table, results: Path, runs: Sequence[Run]) -> list[Group]:
-    """A group for each data set that the table's rows were measured on."""
+def groups_of(table: Table, results: Path, runs: Sequence[Run], remarks: list[str]) -> list[Group]:
+    """A group for each data set that the table's rows were measured on.
+
+    Args:
+        table: whose rows they are.
+        results: folder of the result lines.
+        runs: run directories, of all tables.
+        remarks: takes what is to be said of lines that were passed over.
+    """
     names = {table.run_name(row) for row in table.rows}
     own = [run for run in runs if run.task == table.task and run.name in names]
-    found = collect(table, results)
+    found, notes = gather(table, results)
+    remarks += notes
     if own and not found:
         # No test has followed them yet: on which data they run, the result lines will say.
         found = {table.dataset: {}}
@@ -53,20 +61,22 @@ def groups_of(table: Table, results: Path, runs: Sequence[Run]) -> list[Group]:
     ]
 
 
-def other_lines(tables: Sequence[Table], results: Path) -> list[Group]:
-    """Result lines of runs that are no table's, by task and data set."""
+def other_lines(tables: Sequence[Table], results: Path, remarks: list[str]) -> list[Group]:
+    """Result lines of runs that are no table's, by task and data set; see :func:`groups_of`."""
     known = {table.run_name(row) for table in tables for row in table.rows}
     found: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for path in sorted(results.glob("*.jsonl")):
-        for record in read_results(path):
-            name, summary = record.get("name"), record.get("summary")
-            if name in known or not isinstance(summary, dict):
+        for number, record, fault in scan(path):
+            if record is None or fault:
+                remarks.append(f"{path}, line {number} is passed over, {fault}.")
                 continue
-            place = path.stem, str(record.get("dataset", "data set not named"))
-            label = f"{name} {record.get('config_hash', '')}".strip()
-            if (selection := record.get("selection", "last epoch")) != "last epoch":
-                label += f" ({selection})"
-            found.setdefault(place, {}).setdefault(label, []).append(record)
+            if record["name"] in known:
+                continue
+            label = f"{record['name']} {record.get('config_hash', '')}".strip()
+            if record["selection"] != "last epoch":
+                label += f" ({record['selection']})"
+            by_label = found.setdefault((path.stem, record["dataset"]), {})
+            by_label.setdefault(label, []).append(record)
     return [_other_group(*place, runs) for place, runs in found.items()]
 
 
@@ -99,12 +109,10 @@ def build(results: Path, runs: Sequence[Path], configs: Path) -> str:
         ValueError: there is nothing to show.
     """
     directories = find_runs(runs)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        tables = load_tables(configs)
-        by_table = {table.key: groups_of(table, results, directories) for table in tables}
-        others = other_lines(tables, results)
-    remarks = list(dict.fromkeys(str(w.message) for w in caught if "passed over" in str(w.message)))
+    remarks: list[str] = []
+    tables = load_tables(configs)
+    by_table = {table.key: groups_of(table, results, directories, remarks) for table in tables}
+    others = other_lines(tables, results, remarks)
     groups = [group for own in by_table.values() for group in own] + others
     sections = [_section(group) for group in groups]
     sections += _other_runs(directories, groups)
@@ -112,10 +120,11 @@ def build(results: Path, runs: Sequence[Path], configs: Path) -> str:
         heading = tag("h2", "Domain adaptation: embeddings")
         sections.append(("embeddings", "embeddings", Markup("".join([heading, *pictures]))))
     sections += _further_tables(results, by_table)
+    remarks = list(dict.fromkeys(remarks))
     if not sections:
         raise ValueError(
             f"Expected results in {results} or run directories by `--runs`, but found none: "
-            "`python reproduce.py quickstart` makes some."
+            + " ".join([*remarks, "`python reproduce.py quickstart` makes some."])
         )
     sections.append(_what_is_missing(tables, by_table, directories, bool(pictures), remarks))
     times = [str(r.get("time", "")) for g in groups for rs in g.runs.values() for r in rs]

@@ -165,6 +165,36 @@ def test_bad_lines_are_named_and_passed_over(
     assert "note: " in said.err and "line 5" in said.err and "| CN | 5.0 | 20.0 |" in said.out
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("conditions", "none"),
+        ("conditions", [{"degree": 1}]),
+        ("breakdown", [1]),
+        ("breakdown", {"fog": "low"}),
+        ("corruptions", [{"name": "fog"}]),
+        ("commit", {"id": 1}),
+        ("finished", {"seconds": "long"}),
+        ("n_labelled", 40),
+        ("labelled_draw", "1a"),
+        ("recipe", {"trainer": None}),
+    ],
+)
+def test_a_line_that_no_table_can_be_made_from_hides_no_other(
+    tmp_path: Path, tables: dict[str, Table], field: str, value: object
+) -> None:
+    append_result(tmp_path / "classification.jsonl", cifar_record(0, 0.2))
+    append_result(tmp_path / "classification.jsonl", cifar_record(1, 0.3, **{field: value}))
+    places = Places(runs=tmp_path / "runs", results=tmp_path)
+    table = tables["cifar10c"]
+    assert len(row_states_of(table, table.rows, 2, places)) == len(table.rows)
+    write_document([table], tmp_path)
+    assert "| CN | 5.0 | 20.0 |" in (tmp_path / "tables.md").read_text()
+    (note,) = gather(table, tmp_path)[1]
+    assert "line 2 is passed over, of another version" in note
+    assert (field if field != "n_labelled" else "labelled_draw") in note
+
+
 def test_an_older_recipe_is_said(tmp_path: Path, tables: dict[str, Table]) -> None:
     path = tmp_path / "classification.jsonl"
     append_result(path, cifar_record(0, 0.3, recipe={"trainer": {"max_epochs": 1}}))

@@ -131,6 +131,15 @@ def test_less_input_leaves_parts_out(tmp_path: Path) -> None:
     words = " ".join(read(build(results, [], configs)).words)
     assert "Not drawn (corruptions): a line of another version" in words
     assert "No reliability diagrams" in words
+    # Lines that nothing can be made from are named, also where there is nothing else.
+    (results / "classification.jsonl").write_text(lines + "\n{}\n")
+    words = " ".join(read(build(results, [], configs)).words)
+    assert "passed over, of another version: name, seed" in words
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "text.jsonl").write_text('{"name": {}}\n')
+    with pytest.raises(ValueError, match=r"but found none: .*line 1 is passed over"):
+        build(alone, [], configs)
 
 
 def test_pictures_are_scaled_down_and_the_last_epoch_is_shown(text: str) -> None:
