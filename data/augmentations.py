@@ -33,9 +33,12 @@ class Augmentation(ABC):
 
     Attributes:
         LAST: nothing may follow it.
+        NEIGHBOUR: it mixes each sample with the one before it in the global batch, and so a process
+            needs one sample more than its share; see :class:`data.loading.TrainLoader`.
     """
 
     LAST: ClassVar[bool] = False
+    NEIGHBOUR: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, batch: Batch, *, seed: int, classes: int) -> None:
@@ -136,12 +139,14 @@ class AugMix(Augmentation):
 
 
 class _Mixing(Augmentation):
-    """torchvision's mixing of each image with its neighbour in the batch, one draw a batch.
+    """torchvision's mixing of each image with its neighbour in the global batch, one draw a batch.
 
-    All processes draw the same numbers; each mixes its own part of the batch.
+    All processes draw the same numbers and know the neighbour of their first image, so that their
+    number changes nothing.
     """
 
     LAST = True
+    NEIGHBOUR = True
     MIX: ClassVar[Callable[..., v2.Transform]]
 
     def __init__(self, alpha: float, p: float) -> None:
@@ -161,6 +166,9 @@ class _Mixing(Augmentation):
                 mix = type(self).MIX(alpha=self.alpha, num_classes=classes)
                 images, label = mix(images, label)
         batch["image"], batch["label"] = images, _probabilities(label, classes)
+        if batch.pop("neighbour", False):
+            for key in ("image", "label", "index"):
+                batch[key] = batch[key][1:]
 
 
 def _probabilities(label: Tensor, classes: int) -> Tensor:

@@ -204,6 +204,7 @@ class ImageClassificationData(ResumableDataModule):
             seed=derive_seed(self.seed, "batches"),
             workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            neighbour=any(step.NEIGHBOUR for step in self.augment),
         )
         return self.resumable(loader)
 

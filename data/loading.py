@@ -91,7 +91,9 @@ class _Schedule(Dataset[Batch]):
         batch_size: int,
         seed: int,
         make_order: Order | None,
+        neighbour: bool,
     ) -> None:
+        self.neighbour = neighbour
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -117,12 +119,18 @@ class _Schedule(Dataset[Batch]):
         positions = self.order(epoch)[start : start + self.batch_size]
         share, weight = share_of(positions, self.rank, self.world)
         own = share.tolist()
+        shared_out = len(own) < len(positions)
+        if self.neighbour and shared_out:
+            before, _ = share_of(positions.roll(1), self.rank, self.world)
+            own.insert(0, int(before[0]))
         if isinstance(self.dataset, EpochDataset):
             batch = self.dataset.draw(own, epoch)
         else:
             batch = self.dataset[own]
         # Python numbers: reading them on a GPU's host must not wait for the device.
         batch["number"], batch["epoch"], batch["share"] = number, epoch, weight
+        if self.neighbour:
+            batch["neighbour"] = shared_out
         return batch
 
 
@@ -196,6 +204,9 @@ class TrainLoader(NumberedLoader):
         workers: processes that read ahead; 0 reads in the training process.
         pin_memory: for copies to a GPU that overlap with its work.
         order: makes each epoch's permutation, from the epoch's number alone; None shuffles.
+        neighbour: a process also reads the sample that is before its first one in the global batch
+            (behind which the batch begins again), and puts it first; ``neighbour`` in the batch
+            says whether there is one. It is for augmentations that mix neighbours, which drop it.
 
     Each batch carries its ``number``, counted over the whole run, its ``epoch``, and the ``share``
     by which its mean loss counts in the mean over processes; see :func:`share_of`. The last batch
@@ -214,6 +225,7 @@ class TrainLoader(NumberedLoader):
         workers: int = 0,
         pin_memory: bool = False,
         order: Order | None = None,
+        neighbour: bool = False,
     ) -> None:
         _, world = process_rank()
         if batch_size % world:
@@ -221,7 +233,7 @@ class TrainLoader(NumberedLoader):
                 f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
                 f"global batch, but got {batch_size}."
             )
-        schedule = _Schedule(dataset, batch_size, seed, order)
+        schedule = _Schedule(dataset, batch_size, seed, order, neighbour)
         if schedule.per_epoch == 0:
             raise ValueError(f"Expected at least 2 training samples, but got {len(dataset)}.")
         super().__init__(schedule, workers=workers, pin_memory=pin_memory)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cnsn import CNSNSpec
 from data import classification, domains, draws, fixmatch, loading, segmentation, text
+from data.augmentations import CutMix, Cutout, Mixup
 from data.loading import ResumableDataModule
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.optim import OptimizerSpec
@@ -31,6 +32,11 @@ def modules(name: str, data: Path) -> ResumableDataModule:
     """Of a task, with an epoch that ends in a smaller batch where the task has such."""
     if name == "classification":
         return classification.Digits(batch_size=48, jitter=0.3, flip=True, padding=2, seed=3)
+    if name in ("mixup", "cutmix"):
+        mix = Mixup() if name == "mixup" else CutMix(p=0.7)
+        return classification.Digits(batch_size=48, augment=[Cutout(), mix], seed=3)
+    if name == "resident":
+        return classification.Digits(batch_size=48, augment=[Mixup()], resident=True, seed=3)
     if name == "fixmatch":
         return fixmatch.Digits(batch_size=8, unlabelled_ratio=2, steps_per_epoch=4, seed=3)
     if name == "segmentation":
@@ -76,7 +82,10 @@ def samples(batch: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
             yield "tokens", row[:length].numpy().tobytes()
 
 
-@pytest.mark.parametrize("name", ["classification", "fixmatch", "segmentation", "text", "domains"])
+NAMES = ("classification", "mixup", "cutmix", "resident")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "fixmatch", "segmentation", "text", "domains"])
 def test_sample_by_sample_for_1_2_and_4_processes(
     monkeypatch: pytest.MonkeyPatch,
     data: Path,
