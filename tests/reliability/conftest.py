@@ -87,6 +87,7 @@ def made_by() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--audit", metavar="FILE", help="also write the table of promises there")
+    parser.addoption("--kills", type=int, metavar="N", help="of the slow test; 100 by default")
 
 
 def pytest_configure(config: pytest.Config) -> None:

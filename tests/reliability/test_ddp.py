@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,15 @@ import torch
 
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher, Process
-from tests.reliability.runs import OPTIONS, checkpoint, options, results_of, succeeded
+from tests.reliability.runs import (
+    OPTIONS,
+    ROOT,
+    checkpoint,
+    options,
+    results_of,
+    run_directory,
+    succeeded,
+)
 
 pytestmark = pytest.mark.promise("several processes train, stop and resume as one")
 TWO = ["--trainer.strategy=ddp", "--trainer.devices=2"]
@@ -142,3 +153,39 @@ def test_slurm_s_warning_saves_and_requeues(
     assert [process.wait() for process in processes] == [128 + signal.SIGUSR1] * 2
     assert asked.read_text() == "requeue 77\n"
     assert checkpoint(tmp_path)["global_step"] == 3
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    named = [c for c in found if b"tasks.text" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return [int(child) for child in named]
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_a_dead_process_and_resumes(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    """The real program, as a user starts it, and no variables of ours."""
+    plain = ["--model.cnsn.kind=none", "--model.network.init_args.dropout=0"]
+    chosen = [*plain, "--trainer.max_epochs=40", "--save_every=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    asked = ["-m", "tasks.text", "fit", *options("text", data, tmp_path / "two", *chosen), *TWO]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    job = subprocess.Popen([*torchrun, *asked], cwd=ROOT, env=environment)
+    until = time.monotonic() + 400
+    while not list((tmp_path / "two").glob("runs/*/*/*/checkpoints/previous.ckpt")):
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(children(job.pid)[-1], signal.SIGKILL)
+    assert job.wait(timeout=60) == 1
+    saved = checkpoint(tmp_path / "two")["global_step"]
+    assert 2 <= saved < 200 and run_directory(tmp_path / "two").is_dir()
+    done = subprocess.run(
+        [*torchrun, *asked], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"last.ckpt: step {saved}," in done.stdout + done.stderr
+    succeeded(warm.run("text", ["fit", *options("text", data, tmp_path / "one", *chosen)]))
+    one, two = (checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert one["global_step"] == two["global_step"] == 200
+    torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=1e-2, atol=1e-3)
