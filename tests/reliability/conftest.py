@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.local_server import Server, serving
 
 # Fixtures: a warm process that starts the tasks in a moment, and small data of all of them.
 from tests.reliability.runs import data, warm  # noqa: F401
@@ -106,3 +109,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         # Properties, unlike markers, travel from the processes of xdist.
         item.user_properties.append(("promise", marker.args[0]))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as server:
+        yield server

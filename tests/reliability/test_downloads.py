@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,11 @@ from tests.local_server import (
     Server,
     contents,
     get,
-    serving,
 )
 
 pytestmark = pytest.mark.promise(
     "a download that breaks off, stalls or is stopped goes on where it was"
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "*")
-    with serving() as server:
-        yield server
 
 
 @pytest.mark.parametrize("known", [{"sha256": SHA256}, {"md5": MD5, "sha256": None}, {}])

@@ -6,7 +6,7 @@ import gzip
 import shutil
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,11 @@ from tests.local_server import (
     Server,
     contents,
     get,
-    serving,
 )
 
 pytestmark = pytest.mark.promise(
     "a download that is not the published file is refused in one sentence"
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "*")
-    with serving() as server:
-        yield server
 
 
 Answer = Callable[[Handler, int], object]
