@@ -25,7 +25,7 @@ from data.errors import DataNotFoundError
 from data.segmentation_layouts import open_collection
 from data.text_cache import open_corpus
 from tests.archive_bytes import gz, tar_bytes
-from tests.fakes import reviews, write_cifar, write_imagenet, write_imdb, write_sst2
+from tests.fakes import CLASS_NAMES, reviews, write_cifar, write_imagenet, write_imdb, write_sst2
 from tests.segmentation_fakes import write_gta5
 
 SET = {"set/pixels": bytes(range(256)) * 40, "set/labels": b"0123"}
@@ -56,7 +56,7 @@ def write_sources(folder: Path) -> None:
     write_imdb(folder / "text", reviews(4), pack=True)
     write_sst2(folder / "text", n=4)
     write_cifar(folder / "cifar", n=10)
-    write_imagenet(folder / "imagenet", n=2)
+    write_imagenet(folder / "imagenet", n=2, classes=CLASS_NAMES[:1])
     write_gta5(folder / "gta5", 8)
     (folder / "weights").mkdir()
     content = folder / "weights" / "x"
@@ -166,8 +166,9 @@ def prepare(name: str, sources: str, place: str, moment: Moment = "never", event
         name: of the preparation.
         sources: the folder that :func:`write_sources` filled.
         place: where the data go; while it has a file ``hold``, work that is begun waits.
-        moment: "before" the event, or "within" it, with a file opened and half-written.
-        event: number, from 0, of a change to the file system.
+        moment: "before" a change to the file system, or "within" the writing of a new file, with a
+            part of it there.
+        event: number of the change or file, from 0.
     """
     found = PREPARATIONS[name]
     _note_work(found.work, Path(place))
@@ -227,10 +228,12 @@ def _die_at(moment: Moment, event: int, place: Path) -> None:
             return
         if str(path).endswith((".lock", "/work")) or (name == "open" and not _writes(arguments)):
             return
+        if moment == "within" and (name != "open" or os.path.exists(path)):
+            return
         seen[0] += 1
         if seen[0] != event:
             return
-        if moment == "within" and name == "open" and not os.path.exists(path):
+        if moment == "within":
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
             os.write(descriptor, b"{")
         os.kill(own, signal.SIGKILL)
