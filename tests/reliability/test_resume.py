@@ -101,6 +101,8 @@ def test_stopped_in_every_way(
     warm: Launcher, data: Path, tmp_path: Path, task: str, accumulated: int, record_property: Any
 ) -> None:
     more = [f"--trainer.accumulate_grad_batches={accumulated}"]
+    if task == "segmentation":  # whose batch is that of all that is accumulated
+        more.append(f"--data.batch_size={2 * accumulated}")
     whole = ["fit", *options(task, data, tmp_path / "whole", *more)]
     succeeded(warm.run(task, whole))
     command = ["fit", *options(task, data, tmp_path / "parts", *more), "--save_every=1"]
