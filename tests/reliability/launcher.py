@@ -183,6 +183,8 @@ def serve() -> None:
         if "poll" in request:
             print(json.dumps(_poll(request["poll"])), file=answers, flush=True)
             continue
+        if "call" in request:  # once, before the fork
+            importlib.import_module(request["call"].rpartition(".")[0])
         pid = os.fork()
         if pid == 0:
             answers.close()

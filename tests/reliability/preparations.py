@@ -32,6 +32,7 @@ SET = {"set/pixels": bytes(range(256)) * 40, "set/labels": b"0123"}
 ARCHIVE = gz(tar_bytes(list(SET.items())))
 CORRUPTIONS = ("contrast", "brightness")
 WEIGHTS = "ResNet18_Weights.IMAGENET1K_V1"
+PATIENCE = 300.0  # seconds; a test that failed tells nobody to go on
 URL = "CNSN_TEST_URL"  # variable: of a local server that has ARCHIVE
 Moment = Literal["never", "before", "within"]
 
@@ -180,19 +181,22 @@ def prepare(name: str, sources: str, place: str, moment: Moment = "never", event
 def hold_and_fork(place: str) -> None:
     """In a fork: take the lock, write so, and start a child that lives while ``hold`` is there."""
     folder = Path(place)
-
-    def stay() -> None:
-        while (folder / "hold").exists():
-            time.sleep(0.005)
-
     with only_one(folder / "x.lock"):
         if os.fork() == 0:
-            stay()
+            _wait_while(folder / "hold")
             os._exit(0)
         part = folder / "held.part"
         part.write_text(str(os.getpid()))
         part.rename(folder / "held")
-        stay()
+        _wait_while(folder / "hold")
+
+
+def _wait_while(there: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while there.exists():
+        if time.monotonic() > end:
+            os._exit(1)
+        time.sleep(0.005)
 
 
 def _note_work(function: str, place: Path) -> None:
@@ -205,8 +209,7 @@ def _note_work(function: str, place: Path) -> None:
     def noting(*arguments: Any, **options: Any) -> Any:
         with (place / "work").open("a") as file:
             file.write("begun\n")
-        while (place / "hold").exists():
-            time.sleep(0.005)
+        _wait_while(place / "hold")
         return original(*arguments, **options)
 
     setattr(module, attribute, noting)
