@@ -14,12 +14,16 @@ pytestmark = pytest.mark.promise(
 )
 
 
-def seen(memory: float = 0.0, files: int = 0) -> list[str]:
-    """Leaks found in 100 samples, over which memory grows by a share and files by a number."""
+def seen(memory: float = 0.0, files: int = 0, once: int = 0) -> list[str]:
+    """Leaks found in 100 samples, over which memory grows by a share and files by a number.
+
+    There are `once` more files, or fewer, in one of the last samples.
+    """
     samples = [
         Sample(int(1e9 * (1 + memory * i / 99)), 40 + i % 3 + files * i // 99, 5, 2)
         for i in range(100)
     ]
+    samples[90].files += once
     return Soak("text", samples).leaks()
 
 
@@ -27,6 +31,8 @@ def test_what_counts_as_a_leak() -> None:
     assert seen() == [] and seen(memory=0.02) == []
     assert seen(memory=0.04) == ["memory grew by 3.2%"]
     assert seen(files=4) == ["files grew from 43 to 45"]
+    assert seen(files=2) == ["files grew from 42 to 43"]
+    assert seen(once=5) == seen(once=-5) == []
 
 
 @pytest.mark.slow
