@@ -101,6 +101,10 @@ def test_the_system_refuses_a_large_file(
         write_checkpoint(state(3, 100_000), last)
     assert steps(last) == [2, 1]
     assert not list(last.parent.glob("*.part"))
+    first = last.parents[1] / "new" / "last.ckpt"
+    with pytest.raises(CheckpointNotSavedError, match=r"too large.*it starts from its beginning"):
+        write_checkpoint(state(3, 100_000), first)
+    assert not list(first.parent.iterdir())
 
 
 def test_a_full_disk(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from data import text_cache
 from tasks.checkpoint_io import damage_of
+from tasks.processes import WatchingLauncher
 from tests.reliability.evaluated import OPTION, VARIABLE, tested
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher, Process
@@ -118,6 +120,26 @@ def test_one_process_prepares_and_the_others_wait(
         ]
     assert len({corpus.result().fingerprint for corpus in asked}) == 1
     assert len(calls) == 1
+
+
+def test_who_died_is_said_though_its_connections_went_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = WatchingLauncher(LightningEnvironment(), 2, 1)
+    dying = ["sh", "-c", "sleep 0.3; kill -9 $$"]
+
+    def start() -> None:
+        launcher.procs = [subprocess.Popen(dying)]
+
+    def lose() -> None:
+        assert launcher._dead() is None
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(launcher, "_call_children_scripts", start)
+    monkeypatch.setattr("tasks.processes.lost_process", lambda error: True)
+    with pytest.raises(RuntimeError):
+        launcher.launch(lose)
+    assert "error: process 1 of 2 has ended (killed by signal 9)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
