@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from data.loading import TrainLoader, evaluation_loader
+from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import assert_equal_trainings, checkpoint, options, succeeded
 from tests.reliability.steps import OPTION, VARIABLE, noted
@@ -70,6 +71,16 @@ def test_workers_outlive_what_the_training_process_must_see(
     workers[1].terminate()
     workers[1].join(10)
     assert workers[1].exitcode == 0
+
+
+def test_a_second_ctrl_c_stops_at_once(warm: Launcher, data: Path, tmp_path: Path) -> None:
+    command = ["fit", *options("text", data, tmp_path), "--save_every=1"]
+    process = warm.run("text", command, Fault("step", 2, "twice"))
+    assert process.code == 128 + signal.SIGINT
+    assert "Ctrl-C again stops at once" in process.output()
+    assert "Interrupted. The same command resumes" in process.output()
+    assert checkpoint(tmp_path)["global_step"] == 2  # Not that of the step in progress.
+    assert "last.ckpt: step 2," in succeeded(warm.run("text", command))
 
 
 @pytest.mark.slow
