@@ -27,6 +27,7 @@ __all__ = [
     "described",
     "newest_readable",
     "remove_parts",
+    "set_aside_damaged",
     "write_checkpoint",
 ]
 
@@ -156,6 +157,17 @@ def remove_parts(folder: Path) -> None:
     """Delete what killed processes left half-written."""
     for part in folder.glob(f"*.ckpt.*{PART}"):
         part.unlink(missing_ok=True)
+
+
+def set_aside_damaged(start: Path) -> None:
+    """Rename a damaged ``last.ckpt``, which must never replace the good `start` before it.
+
+    Args:
+        start: from :func:`newest_readable`.
+    """
+    last = start.with_name(LAST)
+    if start.name == PREVIOUS and last.is_file():
+        os.replace(last, start.with_name(f"{LAST}.damaged"))
 
 
 def damage_of(path: Path) -> str | None:

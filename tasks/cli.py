@@ -37,7 +37,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import ExactResume, RecipeInCheckpoint, StepCheckpoint
-from tasks.checkpoint_io import DurableCheckpointIO, described, remove_parts
+from tasks.checkpoint_io import (
+    DurableCheckpointIO,
+    described,
+    remove_parts,
+    set_aside_damaged,
+)
 from tasks.config_files import check_config_files
 from tasks.interruption import Requeued, SaveOnInterruption
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
@@ -220,6 +225,8 @@ class TaskCLI(LightningCLI):
         if first:
             self.lock = self.lock or self.directory.hold()
             remove_parts(self.directory.checkpoints)
+            if start is not None:
+                set_aside_damaged(start)
             parser = self._parser(self.subcommand)
             text = parser.dump(config, skip_none=False, skip_link_targets=True)
             self.directory.write("config.yaml", text)

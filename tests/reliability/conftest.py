@@ -43,6 +43,7 @@ class Audit:
         self.counts: dict[str, Counter[str]] = {}
         self.files: dict[str, set[str]] = {}  # that hold each promise's tests
         self.begun = time.monotonic()
+        self.commit = git_commit() if path else None  # when it begins
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
@@ -71,7 +72,7 @@ class Audit:
         total = (sum(count[kind] for count in self.counts.values()) for kind in kinds)
         return [COLUMNS, *rows, ("all", *map(str, total))]
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+    def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         if not self.counts:
             return
         rows = self.rows()
@@ -80,8 +81,11 @@ class Audit:
         for name, *numbers in rows:
             cells = [n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)]
             terminalreporter.write_line("  ".join([name.ljust(widths[0]), *cells]))
-        if self.path:
+        whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if self.path and whole:
             Path(self.path).write_text(self.markdown())
+        elif self.path:
+            terminalreporter.write_line(f"Not written to {self.path}: the run was interrupted.")
 
     def markdown(self) -> str:
         """The table as a file of results/."""
@@ -101,7 +105,7 @@ class Audit:
         system = f"{platform.system()}, Python {platform.python_version()}"
         return (
             f"{machine()}, {system}. {minutes:.0f} minutes. Made by `{self.command}` at commit "
-            f"{git_commit() or 'unknown'}."
+            f"{self.commit or 'unknown'}."
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -61,3 +63,16 @@ def test_the_table_says_where_how_and_on_what_machine() -> None:
     rows = [line for line in lines if line.startswith("| ")]
     assert rows[2:] == ["| p | 1 | 0 | 1 | a |", "| q | 1 | 1 | 0 | a |", "| all | 2 | 1 | 1 |  |"]
     assert f"{os.cpu_count()} cores" in lines[-1] and "Made by `python -m pytest a`" in lines[-1]
+
+
+@pytest.mark.parametrize("code", [pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED])
+def test_a_run_that_was_interrupted_leaves_no_table(tmp_path: Path, code: pytest.ExitCode) -> None:
+    """With failures it does: they are counted in it."""
+    path = tmp_path / "audit.md"
+    audit = Audit(str(path))
+    audit.pytest_runtest_logreport(report("p", "failed"))
+    lines: list[str] = []
+    terminal = SimpleNamespace(section=lines.append, write_line=lines.append)
+    audit.pytest_terminal_summary(terminal, code)
+    assert path.is_file() == (code == pytest.ExitCode.TESTS_FAILED)
+    assert any("interrupted" in line for line in lines) != path.is_file()

@@ -20,8 +20,12 @@ from tasks.checkpoint_io import (
     damage_of,
     newest_readable,
     remove_parts,
+    set_aside_damaged,
     write_checkpoint,
 )
+from tests.reliability.faults import Fault
+from tests.reliability.launcher import Launcher
+from tests.reliability.runs import options, run_directory, succeeded
 
 pytestmark = pytest.mark.promise("a checkpoint is whole, or the one before it is still there")
 
@@ -164,6 +168,44 @@ def test_a_damaged_last_falls_back_with_a_warning(last: Path, damage: str) -> No
     last.with_name("previous.ckpt").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"Expected a readable checkpoint.*`--fresh true`"):
         newest_readable(last.parent)
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_a_damaged_last_never_takes_the_place_of_the_good_one(
+    last: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the run that resumed is killed while it saves for the first time."""
+    flip(last, 3000)
+    start = newest_readable(last.parent)
+    assert start is not None
+    set_aside_damaged(start)
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name == "last.ckpt":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(state(3), last)
+    assert newest_readable(last.parent) == start and read(start)["global_step"] == 1
+    write_checkpoint(state(3), last)
+    assert steps(last) == [3, 1]
+    write_checkpoint(state(4), last)
+    assert steps(last) == [4, 3]
+
+
+def test_a_run_sets_a_damaged_last_aside(warm: Launcher, data: Path, tmp_path: Path) -> None:
+    command = ["fit", *options("text", data, tmp_path), "--save_every=1"]
+    warm.run("text", command, Fault("step", 3, "raise"))
+    folder = run_directory(tmp_path) / "checkpoints"
+    flip(folder / "last.ckpt", 3000)
+    output = succeeded(warm.run("text", command))
+    assert "is damaged" in output and "from previous.ckpt: step 2," in output
+    assert (folder / "last.ckpt.damaged").is_file()
+    assert steps(folder / "last.ckpt")[0] == 10
 
 
 def test_every_bit_of_the_weights_is_guarded(last: Path) -> None:

@@ -204,6 +204,26 @@ def counts(record: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", ["both", "the first", "the second"])
+def test_a_signal_during_validation_ends_all(
+    warm: Launcher, data: Path, tmp_path: Path, asked: str
+) -> None:
+    """There processes do different numbers of batches, and cannot agree."""
+    command = ["fit", *options("text", data, tmp_path)]
+    fault = Fault("validation", 0, "SIGTERM")
+    faults = (None if asked == "the second" else fault, None if asked == "the first" else fault)
+    first, second = together(warm, "text", command, faults)
+    assert first.wait(timeout=120) == 128 + signal.SIGTERM
+    # The other one may see that its partner has gone before it hears why.
+    assert second.wait(timeout=60) in (1, 128 + signal.SIGTERM)
+    for process in (first, second):
+        assert "The same command resumes from the last checkpoint" in process.output()
+    assert checkpoint(tmp_path)["global_step"] in (5, 6)
+    finished(together(warm, "text", command))
+    assert checkpoint(tmp_path)["global_step"] == 10
+
+
+@pytest.mark.slow
 def test_slurm_s_warning_saves_and_requeues(
     warm: Launcher, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
