@@ -186,7 +186,7 @@ def sample_span(
     min_area: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A random piece ``first, last`` of sequences: the same share of each, as of :func:`sample_box`.
+    """A random piece of sequences: the same share of each, drawn as by :func:`sample_box`.
 
     The draw does not depend on the lengths, so they may lie on any device and nothing waits for it.
 

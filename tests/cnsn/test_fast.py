@@ -55,7 +55,7 @@ def results(layer: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Tensor]:
 
 def check(layer: nn.Module, exact: nn.Module, x: Tensor, tolerance: float) -> None:
     """`layer` by the kernels against `exact` by the reference in float64."""
-    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(7)).to(x.dtype)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(7)).to(x)
     assert kernels.suit(x)
     ours = results(layer, x, weight)
     with kernels.disabled():
