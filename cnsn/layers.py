@@ -93,8 +93,7 @@ class CrossNorm(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.training or math.prod(x.shape[2:]) < 2:
             return x
-        compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-        if compiling and mask is None:
+        if mask is None and _compiling():
             # Not a word of what is active: the graph would hold for that alone.
             return kernels.exchange(x, self._number, boxed=self.crop != "neither")
         if not self.active:
@@ -173,7 +172,7 @@ class CrossNorm(nn.Module):
 
     def _draw_box(self, shape: torch.Size) -> Box:
         """A random box; a sequence is a map one position wide."""
-        if len(shape) == 3:
+        if len(shape) == 3 or shape[3] == 1:
             first, last = map(int, self._draw_span(torch.tensor(shape[2], device="cpu")))
             return first, 0, last - first, 1
         return sample_box(
@@ -227,7 +226,8 @@ class SelfNorm(nn.Module):
         if mask is None and kernels.suit(x):
             return self._fast(x)
         if mask is None:
-            return self._recalibrated(x, *instance_stats(x, self.eps))
+            statistics = kernels.traced_statistics if _compiling() else instance_stats
+            return self._recalibrated(x, *statistics(x, self.eps))
         y = self._recalibrated(x, *instance_stats(x, self.eps, mask))
         # One-sided, zeros stay zeros by themselves, and a copy of the map is saved.
         return y if self.f_fc is None else torch.where(mask.unsqueeze(1), y, x)
@@ -292,6 +292,10 @@ class CNSN(nn.Module):
         if self.selfnorm is not None:
             x = self.selfnorm(x, mask)
         return x
+
+
+def _compiling() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def _index(x: Tensor, box: Box | None) -> tuple[slice, ...]:

@@ -63,8 +63,7 @@ def check_layers(shape: tuple[int, ...], layout: str, ratio: float) -> None:
         layer = SelfNorm(shape[1], two_sided=two_sided)
         test_fast.check(layer, copy.deepcopy(layer).double(), x, 1e-5)
     for crop in test_fast.CROPS:
-        for mode in ("2-instance", "1-instance"):
-            test_fast.check(*(active(3, crop=crop, mode=mode) for _ in range(2)), x, 1e-5)
+        test_fast.check(*(active(3, crop=crop) for _ in range(2)), x, 1e-5)
 
 
 def main() -> None:
@@ -82,9 +81,9 @@ def main() -> None:
             check(x, dy, box, (0, 0, height, max(width // 2, 1)))
     assert gpu._Launch(torch.zeros(1, 2, 40, 25), None).parts > 1
     backend, autograd.backend = autograd.backend, lambda _: gpu
-    for shape, ratio in (((4, 3, 5, 7), 1.0), ((3, 2, 60, 25), 1e3), ((3, 5, 9), 30.0)):
-        for layout in test_fast.LAYOUTS:
-            check_layers(shape, layout, ratio)
+    check_layers((4, 3, 5, 7), "channels_last", 1.0)
+    check_layers((3, 2, 20, 30), "contiguous", 1e3)
+    check_layers((3, 3, 9), "strided", 30.0)
     autograd.backend = backend
     print("checked")
 
