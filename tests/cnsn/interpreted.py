@@ -79,7 +79,11 @@ def main() -> None:
         height, width = shape[2:]
         for box in (None, (height // 3, width // 4, height // 2 + 1, width // 2 + 1)):
             check(x, dy, box, (0, 0, height, max(width // 2, 1)))
-    assert gpu._Launch(torch.zeros(1, 2, 40, 25), None).parts > 1
+    x, dy = torch.randn(2, 1, 2, 40, 25).unbind()
+    assert gpu._Launch(x, None).parts > 1
+    gpu.GRID = 3
+    assert gpu._Launch(x, None).tiles <= 3
+    check(x, dy, None, None)
     backend, autograd.backend = autograd.backend, lambda _: gpu
     check_layers((4, 3, 5, 7), "channels_last", 1.0)
     check_layers((3, 2, 20, 30), "contiguous", 1e3)
