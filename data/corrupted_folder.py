@@ -8,11 +8,8 @@ be compared with those on the published ImageNet-C, and results say so.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,8 @@ from data.corruptions import corrupt
 from data.folder_batches import centre_square
 from data.image_folder import FolderImages
 from data.imagenet_layout import RECORD, Condition, files_fingerprint
-from data.records import read_record
+from data.processes import worker_pool
+from data.records import read_record, write_record
 
 __all__ = ["write_corrupted_folder"]
 
@@ -89,10 +87,7 @@ def write_corrupted_folder(
             for done in map(work, chunks):
                 bar.update(done)
         else:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(
-                workers, context, initializer=torch.set_num_threads, initargs=(1,)
-            ) as pool:
+            with worker_pool(workers, "spawn", torch.set_num_threads, 1) as pool:
                 for done in pool.map(work, chunks):
                     bar.update(done)
     for folder in folders:
@@ -106,13 +101,13 @@ def _png(images: FolderImages, position: int) -> Path:
 def _check_record(out: Path, record: dict[str, Any]) -> None:
     path = out / RECORD
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(path.name[0] != "." for path in out.iterdir()):
             raise ValueError(
                 f"Expected {out} to be empty or made here, but it holds files and no {RECORD}: "
                 "they may be the published ones. Give another --out."
             )
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record) + "\n")
+        write_record(path, record)
     found = read_record(path) or {}
     if different := [key for key in record if found.get(key) != record[key]]:
         raise ValueError(

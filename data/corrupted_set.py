@@ -6,8 +6,6 @@ Source: Hendrycks & Dietterich 2019, https://github.com/hendrycks/robustness
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +21,8 @@ from tqdm import tqdm
 from data.corruptions import ALL_CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError, quoted
 from data.images import fingerprint
-from data.records import read_record
+from data.processes import worker_pool
+from data.records import read_record, write_record
 
 __all__ = ["open_corrupted", "origin_of", "write_corrupted"]
 
@@ -62,8 +61,7 @@ def write_corrupted(
         return
     out.mkdir(parents=True, exist_ok=True)
     if not (out / RECORD).is_file():
-        with _whole(out / RECORD) as part:
-            part.write_text(json.dumps(record) + "\n")
+        write_record(out / RECORD, record)
     if not (out / "labels.npy").is_file():
         with _whole(out / "labels.npy") as part, part.open("wb") as file:
             np.save(file, np.tile(labels, SEVERITIES), allow_pickle=False)
@@ -117,8 +115,7 @@ _images: Tensor | None = None
 
 
 def _pool(images: np.ndarray, workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(images,))
+    return worker_pool(workers, "spawn", _start_worker, images)
 
 
 def _start_worker(images: np.ndarray) -> None:

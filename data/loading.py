@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.randomness import generator_for
+from data.worker_signals import outlive_signals
 
 __all__ = [
     "BatchDataset",
@@ -173,6 +174,7 @@ class NumberedLoader:
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=outlive_signals,
         )
 
     def __len__(self) -> int:
@@ -297,4 +299,5 @@ def evaluation_loader(
         sampler=batches,
         num_workers=workers,
         pin_memory=pin_memory,
+        worker_init_fn=outlive_signals,
     )

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from data import (
@@ -56,10 +57,14 @@ def _fetch(entry: Published, options: argparse.Namespace) -> None:
     """Download, check and unpack what is missing of `entry` below the root."""
     root: Path = options.root
     problem = entry.missing(root)
+    absent = _absent(entry, root)
+    if problem and not absent:
+        problem = entry.missing(root)  # Another process may just have finished it.
     if not problem:
         say(f"{entry.title} is complete in {root}: nothing to do.")
         return
-    _absent_files(entry, root, problem)
+    if not absent:
+        raise _another_set(entry, problem)
     require_writable(root, "choose another --root")
     with only_one(root / ".prepare.lock"):
         problem = entry.missing(root)
@@ -68,7 +73,9 @@ def _fetch(entry: Published, options: argparse.Namespace) -> None:
             return
         say(f"{entry.title}: {entry.about}")
         remove_leftovers(root)
-        files = _absent_files(entry, root, problem)
+        files = _absent(entry, root)
+        if not files:
+            raise _another_set(entry, problem)
         _require_space(root, files)
         for file in files:
             _fetch_file(entry, file, options)
@@ -78,15 +85,17 @@ def _fetch(entry: Published, options: argparse.Namespace) -> None:
     say(f"Done: {entry.title} is complete in {root}.")
 
 
-def _absent_files(entry: Published, root: Path, problem: str) -> list[RemoteFile]:
-    """The files whose result is not there; an error where what is there is something else."""
-    files = [file for file in entry.files if not os.path.lexists(root / (file.folder or file.name))]
-    if not files:
-        raise DataNotFoundError(
-            f"{problem}: this is not the complete published {entry.title}, and nothing is "
-            "overwritten. Move it away or choose another --root, then run again."
-        )
-    return files
+def _absent(entry: Published, root: Path) -> list[RemoteFile]:
+    """The files whose result is not there."""
+    return [file for file in entry.files if not os.path.lexists(root / (file.folder or file.name))]
+
+
+def _another_set(entry: Published, problem: str) -> DataNotFoundError:
+    """All is there, and not as published."""
+    return DataNotFoundError(
+        f"{problem}: this is not the complete published {entry.title}, and nothing is "
+        "overwritten. Move it away or choose another --root, then run again."
+    )
 
 
 def _fetch_file(entry: Published, file: RemoteFile, options: argparse.Namespace) -> None:
@@ -213,7 +222,7 @@ def main(arguments: Sequence[str] | None = None, *, allow_local_http: bool = Fal
     except KeyboardInterrupt:
         print("Interrupted: run the same command again to continue.", file=sys.stderr)
         return 130
-    except (ArchiveError, DownloadError, OSError, ValueError) as error:
+    except (ArchiveError, BrokenExecutor, DownloadError, OSError, ValueError) as error:
         if options.traceback:
             raise
         print(f"Error: {_sentence(error)}", file=sys.stderr)
@@ -222,6 +231,11 @@ def main(arguments: Sequence[str] | None = None, *, allow_local_http: bool = Fal
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, BrokenExecutor):
+        return (
+            "A worker process was ended from outside, as it is where memory runs out: run the same "
+            "command again to continue, with fewer --workers."
+        )
     if isinstance(error, OSError) and error.strerror:  # the system's, which knows no remedy
         return (
             f"{error.filename or 'The disk'} cannot be used ({error.strerror}): check the folder "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from data.errors import quoted
 
-__all__ = ["read_record"]
+__all__ = ["read_record", "write_record"]
 
 _LARGEST = 1 << 20  # bytes; a real one has some hundred
 
@@ -33,3 +34,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
             "delete the folder and make or fetch it again."
         ) from error
     return content
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write it whole or not at all; to be called by one process at a time."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w") as file:
+        file.write(json.dumps(content) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

@@ -35,6 +35,7 @@ from data.segmentation_sets import (
     verify_pairs,
 )
 from data.segmentation_transforms import JointTransform
+from data.worker_signals import outlive_signals
 
 __all__ = ["DOMAINS", "SourceAndTarget"]
 
@@ -322,6 +323,7 @@ class SourceAndTarget(ResumableDataModule):
             sampler=batches[rank::world],
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_signals,
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

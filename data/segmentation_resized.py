@@ -8,11 +8,9 @@ compression. Interrupted, the same command goes on; every file that is read is c
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +20,8 @@ from tqdm import tqdm
 from data.catalogue import Made, folder_path, only_one, positive, require_writable, say
 from data.errors import DataNotFoundError
 from data.image_files import UNREADABLE, open_image
-from data.records import read_record
+from data.processes import worker_pool
+from data.records import read_record, write_record
 
 __all__ = ["SETS", "write_resized"]
 
@@ -53,12 +52,13 @@ def write_resized(root: Path, out: Path, *, scale: float, workers: int | None = 
     if out.resolve() == root.resolve():
         raise ValueError(f"Expected --out to be another folder than --root, but got {out} twice.")
     _claim(out, {"scale": scale})
+    _copy_split(root, out)
     jobs = [
         _Job(file, (out / file.relative_to(root)).with_suffix(".png"), is_label, scale)
         for file, is_label in _files(root)
     ]
     todo = [job for job in jobs if not job.made.is_file()]
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    with worker_pool(workers or os.cpu_count() or 1) as pool:
         results: Iterable[str | None] = pool.map(_resize, todo, chunksize=4)
         bar = tqdm(results, total=len(todo), desc="resizing", unit="file", disable=None)
         problems = [problem for problem in bar if problem]
@@ -87,7 +87,19 @@ def _claim(out: Path, options: dict[str, float]) -> None:
             "choose another --out, or delete it."
         )
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(options) + "\n")
+    if found is None:
+        write_record(record, options)
+
+
+def _copy_split(root: Path, out: Path) -> None:
+    """Before the images: a copy that was broken off must not be split in another way."""
+    from data.segmentation_splits import split_file
+
+    split = split_file(root)
+    if split is not None:
+        part = out / f".{split.name}.part"
+        shutil.copyfile(split, part)
+        os.replace(part, out / split.name)
 
 
 def _files(root: Path) -> list[tuple[Path, bool]]:
@@ -126,7 +138,7 @@ def _resize(job: _Job) -> str | None:
     from data.segmentation_labels import LabelError, read_label
 
     source, made, is_label, scale = job
-    part = made.with_name(f".{made.name}.{os.getpid()}.part")
+    part = made.with_name(f".{made.name}.part")
     try:
         if is_label:
             mapped = source.parent.name == "labels_mapped" or "TrainIds" in source.name
@@ -156,16 +168,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _make(options: argparse.Namespace) -> None:
-    from data.segmentation_splits import split_file
-
     require_writable(options.out, "choose another --out")
     with only_one(options.out.with_name(f".{options.out.name}.lock")):
         made = write_resized(
             options.root, options.out, scale=options.scale, workers=options.workers
         )
-        split = split_file(options.root)
-        if split is not None:
-            shutil.copyfile(split, options.out / split.name)
     say(f"Done: {made:,} new files in {options.out}." if made else f"{options.out} is complete.")
 
 

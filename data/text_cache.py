@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
+from data.catalogue import only_one
 from data.text_batches import EncodedTexts
 from data.text_imdb import LabelledTexts, find_imdb, read_imdb
 from data.text_sst2 import find_sst2, read_sst2
@@ -72,6 +72,9 @@ def open_corpus(
     about = [VERSION, *(identity(place) for place in places), min_count, max_words]
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = cache_folder() / f"text-{name}.npz"
+    corpus = _load(path)
+    if corpus is not None:
+        return corpus
     if not _usable(path.parent):
         warnings.warn(
             f"{path.parent} cannot be written to, so that the texts are read anew each time: name "
@@ -80,7 +83,7 @@ def open_corpus(
         )
         return _encode(*places, min_count=min_count, max_words=max_words)
     # Processes that train together ask for the same file: one makes it.
-    with FileLock(path.with_suffix(".lock")):
+    with only_one(path.with_suffix(".lock")):
         corpus = _load(path)
         if corpus is None:
             corpus = _encode(*places, min_count=min_count, max_words=max_words)
@@ -150,7 +153,7 @@ def _save(path: Path, corpus: Corpus) -> None:
     }
     words = np.frombuffer("\n".join(corpus.vocabulary.words).encode(), np.uint8)
     fingerprint = np.frombuffer(corpus.fingerprint.encode(), np.uint8)
-    part_file = path.with_suffix(f".{os.getpid()}.part")
+    part_file = path.with_suffix(".part")
     try:
         with part_file.open("wb") as file:
             np.savez(

@@ -138,6 +138,7 @@ class RecipeInCheckpoint(L.Callback):
     def __init__(self, recipe: dict[str, Any]) -> None:
         self.recipe = recipe
         self._differs = False
+        self._optimizers: list[dict[str, Any]] = []  # what the checkpoint holds of them
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -159,10 +160,25 @@ class RecipeInCheckpoint(L.Callback):
             "The options differ from those that the checkpoint was trained with, and they hold:\n"
             + "\n".join(lines)
         )
+        self._optimizers = checkpoint.get("optimizer_states", [])
         if any(name == "model.optimizer.algorithm" for name, _, _ in found):
-            for state in checkpoint["optimizer_states"]:
+            for state in self._optimizers:
                 state["state"] = {}
             rank_zero_info("The optimiser is another one and starts without a state.")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Parted into other groups, parameters cannot be told from one another by their places."""
+        for optimizer, stored in zip(trainer.optimizers, self._optimizers, strict=False):
+            own = optimizer.state_dict()
+            sizes, before = (
+                [len(group["params"]) for group in state["param_groups"]] for state in (own, stored)
+            )
+            if sizes != before:
+                stored.update(own)
+                rank_zero_info(
+                    "The optimiser parts the parameters otherwise and starts without a state."
+                )
+        self._optimizers = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._differs:

@@ -99,9 +99,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         if not isinstance(cause, OSError):
             raise
         kept = f" {path.name} is as it was." if path.is_file() else ""
+        goes_on = path.with_name(LAST).is_file()
+        then = "resumes from the last checkpoint" if goes_on else "starts from its beginning"
         raise CheckpointNotSavedError(
             f"Expected room for a checkpoint in {path.parent}, but got: {cause.strerror or cause}."
-            f"{kept} Make room, then run the same command: it resumes from the last checkpoint."
+            f"{kept} Make room, then run the same command: it {then}."
         ) from error
     finally:
         if writer is not None:

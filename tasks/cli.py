@@ -16,7 +16,6 @@ import hashlib
 import importlib
 import logging
 import os
-import re
 import signal
 import sys
 import time
@@ -42,6 +41,7 @@ from tasks.config_files import check_config_files
 from tasks.interruption import Requeued, SaveOnInterruption
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
+from tasks.option_parser import TaskParser
 from tasks.processes import end_with_parent, lost_process, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import FORMAT, PRETRAINED, append_result, environment
@@ -49,26 +49,6 @@ from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
 from tasks.speed import SpeedMonitor, in_words
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
-
-
-class TaskParser(LightningArgumentParser):
-    """Says what is wrong without the page of options before it, which ``--help`` prints."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"error: {_plain(message)}\n")
-        sys.exit(2)
-
-
-def _plain(message: str) -> str:
-    """A parser's message on one line, without Python's words for types."""
-    text = " ".join(message.split()).replace("a typing.Literal", "one of ")
-    text = re.sub(r"\ba <class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("NoneType", "null")
-    union = re.search(r"Does not validate .*? Errors: - (.*) Given value type: <[^>]*> Given", text)
-    if union:
-        text = (
-            f"{text[: union.start()]}{union[1].replace(' - ', ', or: ')}. Got{text[union.end() :]}"
-        )
-    return re.sub(r"NestedArg\(key='class_path', val='(.*?)'\)", r"\1", text)
 
 
 class TaskCLI(LightningCLI):
@@ -482,6 +462,11 @@ def check_options(config: Any) -> None:
         raise ValueError(
             "Expected `trainer.accumulate_grad_batches` to be at least 1, but got "
             f"{trainer.accumulate_grad_batches}."
+        )
+    if trainer.devices in (0, "0", "[]", []):
+        raise ValueError(
+            "Expected `trainer.devices` to be a number from 1, a list of devices, auto, or -1 for "
+            f"all, but got {trainer.devices}."
         )
 
 

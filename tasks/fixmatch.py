@@ -15,7 +15,6 @@ Source: Sohn et al. 2020, https://arxiv.org/abs/2001.07685, and its released cod
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +26,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cnsn import CNSNSpec
 from data.fixmatch import SemiSupervised
+from data.records import write_record
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_conditions
 from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
@@ -154,7 +154,7 @@ class FixMatch(CNSNModule):
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir) / "labelled.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.data.labelled_draw()) + "\n")
+            write_record(path, self.data.labelled_draw())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         image, label = batch["image"], batch["label"]

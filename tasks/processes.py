@@ -46,7 +46,8 @@ class WatchingLauncher(_SubprocessScriptLauncher):
             return function(*args, **kwargs)
         except BaseException as error:
             self._ending = True
-            if lost_process(error) and (dead := self._dead()) is not None:
+            # Its connections are closed a moment before it is seen to have ended.
+            if lost_process(error) and (dead := self._dead(PATIENCE)) is not None:
                 self._say(*dead)
             self.end(PATIENCE)
             raise
@@ -66,12 +67,16 @@ class WatchingLauncher(_SubprocessScriptLauncher):
         self.end()
         os._exit(1)
 
-    def _dead(self) -> tuple[int, int] | None:
-        """Rank and exit code of a process that has failed."""
-        for rank, process in enumerate(self.procs, start=1):
-            if process.poll():
-                return rank, int(process.returncode)
-        return None
+    def _dead(self, patience: float = 0.0) -> tuple[int, int] | None:
+        """Rank and exit code of a process that has failed, or does within `patience` seconds."""
+        until = time.monotonic() + patience
+        while True:
+            for rank, process in enumerate(self.procs, start=1):
+                if process.poll():
+                    return rank, int(process.returncode)
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.05)
 
     def _say(self, rank: int, code: int) -> None:
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"

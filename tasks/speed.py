@@ -80,6 +80,9 @@ class SpeedMonitor(L.Callback):
 
     # Training.
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._set_mark(trainer)  # A run resumed within an epoch does not start one.
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._set_mark(trainer)
 

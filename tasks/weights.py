@@ -6,7 +6,8 @@ SelfNorm's parameters, after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from cnsn.checkpoint import key_report, read_state_dict
+from data.catalogue import only_one
 
 __all__ = ["holds_layers", "load_weights", "named_state_dict"]
 
@@ -84,13 +86,25 @@ def named_state_dict(name: str) -> dict[str, Tensor]:
             f"ResNet50_Weights.IMAGENET1K_V2, but got {name!r}: there is no such file and "
             f"torchvision has no such name. `weights: null` starts from random ones."
         ) from error
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weight.url).path).name
     try:
-        return dict(weight.get_state_dict(progress=True, check_hash=True))
+        with _fetched_once(file):
+            return dict(weight.get_state_dict(progress=True, check_hash=True))
     except (URLError, TimeoutError, ConnectionError) as error:
-        file = Path(urlparse(weight.url).path).name
         raise OSError(
             f"Expected to fetch {name}, but {weight.url} could not be reached ({error}): download "
-            f"it on a machine with a network and put it into {folder / file}, or give its path as "
+            f"it on a machine with a network and put it into {file}, or give its path as "
             "`--model.weights`. `--model.weights null` starts from random ones."
         ) from error
+
+
+@contextmanager
+def _fetched_once(file: Path) -> Iterator[None]:
+    """Of the processes that want a file that is not there, one fetches it and the others wait."""
+    if file.is_file():
+        yield
+        return
+    with only_one(file.with_name(f".{file.name}.lock")):
+        for part in file.parent.glob(f"{file.name}.*.partial"):  # torch's, of killed processes
+            part.unlink()
+        yield

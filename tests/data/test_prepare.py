@@ -393,6 +393,20 @@ def test_two_runs_at_once_are_kept_apart(
     assert contents(tmp_path) == DONE
 
 
+def test_a_set_that_is_finished_while_it_is_looked_at_is_complete(
+    tmp_path: Path, add: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def finish_meanwhile(root: Path) -> str:
+        found = missing(root)
+        (root / "small").mkdir(exist_ok=True)
+        (root / "small" / "pixels").write_bytes(PIXELS)
+        return found
+
+    add(entry(missing=finish_meanwhile))
+    assert main(["small", "--root", str(tmp_path)]) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
 def test_read_only_root(
     server: Server, tmp_path: Path, add: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

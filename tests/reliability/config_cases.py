@@ -91,7 +91,7 @@ def wrong_type(hint: Any) -> tuple[str, str] | None:
     if first in (int, float, bool):
         return "nonsense", first.__name__
     if get_origin(first) in (tuple, list) or "Sequence" in str(first):
-        return "{nonsense: 1}", ""
+        return "{nonsense: 1}", "a list"
     return None
 
 
@@ -127,9 +127,10 @@ def generated() -> list[Mistake]:
                 found.append(Mistake(task, (f"--{key}={value}",), (name, shown, allowed)))
             number = wrong_number(hint)
             if number is not None and name not in FREE:
-                found.append(Mistake(task, (f"--{key}={number}",), (name, number.lstrip("."))))
-        found.append(Mistake(task, ("--model.nonsense=1",), ("nonsense",)))
-        found.append(Mistake(task, ("--data.nonsense=1",), ("nonsense",)))
+                words = (name, number.lstrip("."), "Expected", " to be ")
+                found.append(Mistake(task, (f"--{key}={number}",), words))
+        found.append(Mistake(task, ("--model.nonsense=1",), ("--model.nonsense=1", "--help")))
+        found.append(Mistake(task, ("--data.nonsense=1",), ("nonsense", "--data.help")))
     return found
 
 
@@ -153,10 +154,13 @@ def by_hand() -> list[Mistake]:
             (["--model.weights=No_Weights.V1"], ["weights", "No_Weights.V1", "ResNet50_Weights"]),
             (["--model.official=/nowhere.pth"], ["/nowhere.pth", "no such file"]),
             (["--model.network.class_path=cnsn.nets.NoNet"], ["network", "NoNet"]),
-            (["--model.network.class_path=subprocess.Popen"], ["network", "subprocess.Popen"]),
+            (
+                ["--model.network.class_path=subprocess.Popen"],
+                ["network", "subprocess.Popen", "subclass of Module"],
+            ),
             (["--model.network.depth=11"], ["depth", "11"]),
             (["--model.network.num_classes=7"], ["num_classes", "7", "10"]),
-            (["--model.network.colour=red"], ["colour"]),
+            (["--model.network.colour=red"], ["colour", "--model.network.help"]),
             (["--data.class_path=data.nothing.Digits"], ["data.nothing.Digits"]),
             (["--data.class_path=data.text.IMDbToSST2"], ["data", "IMDbToSST2"]),
             (["--data.corruptions=[rain]"], ["corruptions", "rain", "fog"]),
@@ -180,10 +184,14 @@ def by_hand() -> list[Mistake]:
             (["--trainer.precision=17"], ["precision", "17", "bf16-mixed"]),
             (["--trainer.max_epochs=-1"], ["max_epochs", "-1"]),
             (["--trainer.accelerator=abacus"], ["accelerator", "abacus", "cpu"]),
-            (["--trainer.devices=0"], ["devices", "0"]),
-            (["--trainer.limit_train_batches=2.5"], ["limit_train_batches", "2.5"]),
+            (["--trainer.devices=0"], ["devices", "0", "from 1"]),
+            (
+                ["--trainer.limit_train_batches=2.5"],
+                ["limit_train_batches", "2.5", "[0.0, 1.0] or an int"],
+            ),
             (["--trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches", "0"]),
-            (["--nonsense=1"], ["nonsense"]),
+            (["--nonsense=1"], ["--nonsense=1", "--help"]),
+            (["--model.crossnom.p=1"], ["--model.crossnom.p=1", "--model.crossnorm.p is one"]),
         ],
         "imagenet": [
             (["--data.resize=100", "--data.image_size=224"], ["resize", "100", "224"]),

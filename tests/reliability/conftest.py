@@ -9,7 +9,9 @@ a test is a case; a test that tries several says how many: ``record_property("ca
 
 from __future__ import annotations
 
-import subprocess
+import platform
+import shlex
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.machine import machine
+from tasks.results import git_commit
 from tests.local_server import Server, serving
 
 # Fixtures: a warm process that starts the tasks in a moment, and small data of all of them.
@@ -24,14 +28,21 @@ from tests.reliability.runs import data, warm  # noqa: F401
 
 HERE = Path(__file__).parent
 COLUMNS = ("promise", "cases tried", "passed", "skipped")
+TITLE = "# Reliability: what is promised, and how often it was tried"
+CASES = """A case is one fault, hostile file, mistake, batch or configuration that is tried: each
+parameter of a test, and as many as a test counts, such as its kills. A case that failed is tried
+and not passed; one is skipped where the machine lacks what it needs."""
 
 
 class Audit:
     """A plugin: cases tried, passed and skipped of each promise, and their table."""
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | None = None, command: str = "make audit") -> None:
         self.path = path  # where the table is also written
+        self.command = command
         self.counts: dict[str, Counter[str]] = {}
+        self.files: dict[str, set[str]] = {}  # that hold each promise's tests
+        self.begun = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
@@ -40,6 +51,7 @@ class Audit:
         if promise is None or (report.when != "call" and report.passed):
             return
         count = self.counts.setdefault(str(promise), Counter())
+        self.files.setdefault(str(promise), set()).add(Path(report.nodeid.split("::")[0]).name)
         cases = int(str(properties.get("cases", 1)))
         if report.when == "teardown":  # The call passed, and the case failed all the same.
             count["passed"] -= cases
@@ -74,18 +86,23 @@ class Audit:
     def markdown(self) -> str:
         """The table as a file of results/."""
         head, *rows = self.rows()
-        lines = [head, ("---", "---:", "---:", "---:"), *rows]
+        named = [", ".join(sorted(self.files.get(promise, ()))) for promise, *_ in rows]
+        lines = [
+            (*head, "tests/reliability/"),
+            ("---", "---:", "---:", "---:", "---"),
+            *((*row, files) for row, files in zip(rows, named, strict=True)),
+        ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        title = "# Reliability: what is promised, and how often it was tried"
-        return f"{title}\n\n{table}\n\n{made_by()}\n"
+        return f"{TITLE}\n\n{CASES}\n\n{table}\n\n{self.made_by()}\n"
 
-
-def made_by() -> str:
-    """Command and commit, as under every table of results/."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE
-    )
-    return f"Made by `make audit` at commit {git.stdout.strip() or 'unknown'}."
+    def made_by(self) -> str:
+        """Machine, time, command and commit, as under every table of results/."""
+        minutes = (time.monotonic() - self.begun) / 60
+        system = f"{platform.system()}, Python {platform.python_version()}"
+        return (
+            f"{machine()}, {system}. {minutes:.0f} minutes. Made by `{self.command}` at commit "
+            f"{git_commit() or 'unknown'}."
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -94,7 +111,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Audit(config.getoption("--audit", None)), "audit")
+    # A process of xdist has the arguments of the one that asked it.
+    command = shlex.join(["python", "-m", "pytest", *config.invocation_params.args])
+    config.pluginmanager.register(Audit(config.getoption("--audit", None), command), "audit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

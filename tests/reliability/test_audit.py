@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import pytest
@@ -50,3 +51,13 @@ def test_a_row_for_each_promise_and_none_for_other_tests() -> None:
     other.user_properties = []
     rows = counted(report("q", "passed"), report("p", "failed"), other)
     assert rows == [("p", "1", "0", "0"), ("q", "1", "1", "0"), ("all", "2", "1", "0")]
+
+
+def test_the_table_says_where_how_and_on_what_machine() -> None:
+    audit = Audit(command="python -m pytest a")
+    for one in (report("q", "passed"), report("p", "failed"), report("p", "skipped", "setup")):
+        audit.pytest_runtest_logreport(one)
+    lines = audit.markdown().splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert rows[2:] == ["| p | 1 | 0 | 1 | a |", "| q | 1 | 1 | 0 | a |", "| all | 2 | 1 | 1 |  |"]
+    assert f"{os.cpu_count()} cores" in lines[-1] and "Made by `python -m pytest a`" in lines[-1]

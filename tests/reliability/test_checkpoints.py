@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +79,33 @@ def test_the_order_is_write_synchronise_verify_move_synchronise(
     assert calls == ["synchronise", "verify", "keep", "move", "move", "synchronise"]
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """The system refuses to let a file grow beyond so many bytes, as a full disk does."""
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """The system refuses to let a file grow beyond `size` bytes, as a full disk does.
+
+    Within the test alone: pytest's own output may be a file, too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("size", [0, 50, 4096, 9000])
-def test_the_system_refuses_a_large_file(
-    last: Path, small_files: Callable[[int], None], size: int
-) -> None:
-    small_files(size)
-    with pytest.raises(CheckpointNotSavedError, match=r"last\.ckpt is as it was\. Make room"):
-        write_checkpoint(state(3, 100_000), last)
+def test_the_system_refuses_a_large_file(last: Path, size: int) -> None:
+    first = last.parents[1] / "new" / "last.ckpt"
+    with small_files(size):
+        with pytest.raises(CheckpointNotSavedError, match=r"last\.ckpt is as it was\. Make room"):
+            write_checkpoint(state(3, 100_000), last)
+        with pytest.raises(CheckpointNotSavedError, match=r"too large.*starts from its beginning"):
+            write_checkpoint(state(3, 100_000), first)
     assert steps(last) == [2, 1]
     assert not list(last.parent.glob("*.part"))
+    assert not list(first.parent.iterdir())
 
 
 def test_a_full_disk(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,3 +29,27 @@ def test_options_of_the_optimiser_hold(warm: Launcher, data: Path, tmp_path: Pat
     assert last["lr_schedulers"][0]["base_lrs"] == [0.003]
     # The same command finds that run again, finished, and its own options are no difference.
     assert "This run is finished" in succeeded(warm.run("text", command))
+
+
+@pytest.mark.parametrize(
+    ("options_", "said", "groups"),
+    [
+        ("--model.optimizer.algorithm=sgd", "The optimiser is another one and starts without", 1),
+        ("--model.optimizer.decay_norm_and_bias=false", "parts the parameters otherwise", 2),
+    ],
+)
+def test_another_optimiser_starts_without_a_state(
+    warm: Launcher, data: Path, tmp_path: Path, options_: str, said: str, groups: int
+) -> None:
+    succeeded(warm.run("text", ["fit", *options("text", data, tmp_path / "first")]))
+    start = run_directory(tmp_path / "first") / "checkpoints" / "last.ckpt"
+    more = [options_, "--trainer.max_epochs=3", f"--ckpt_path={start}"]
+    command = ["fit", *options("text", data, tmp_path / "second", *more)]
+    output = succeeded(warm.run("text", command))
+    assert said in output and f"{options_.partition('=')[0].removeprefix('--')}: " in output
+    last = checkpoint(tmp_path / "second")
+    assert last["global_step"] == 15
+    (state,) = last["optimizer_states"]
+    assert len(state["param_groups"]) == groups
+    steps = {float(entry["step"]) for entry in state["state"].values() if "step" in entry}
+    assert steps == (set() if "sgd" in options_ else {5.0})

@@ -8,12 +8,18 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from data import text_cache
+from tasks.checkpoint_io import damage_of
+from tasks.processes import WatchingLauncher
+from tests.reliability.evaluated import OPTION, VARIABLE, tested
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher, Process
 from tests.reliability.runs import (
@@ -61,10 +67,11 @@ def together(
     command: list[str],
     faults: tuple[Fault | None, Fault | None] = (None, None),
     variables: Any = torchrun,
+    environment: dict[str, str] | None = None,
 ) -> list[Process]:
     port = free_port()
     return [
-        warm.start(task, [*command, *TWO], fault, variables(rank, port))
+        warm.start(task, [*command, *TWO], fault, variables(rank, port) | (environment or {}))
         for rank, fault in enumerate(faults)
     ]
 
@@ -92,15 +99,60 @@ def test_one_signal_stops_both_and_one_process_resumes(
     torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=1e-3, atol=1e-4)
 
 
+def test_one_process_prepares_and_the_others_wait(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts are the data that a training prepares by itself; `data.prepare` has a lock, too."""
+    monkeypatch.setenv("CNSN_CACHE", str(tmp_path))
+    read, calls = text_cache.read_imdb, []
+
+    def slowly(path: Path) -> Any:
+        calls.append(path)
+        time.sleep(0.3)
+        return read(path)
+
+    monkeypatch.setattr(text_cache, "read_imdb", slowly)
+    folder = data / "text"
+    with ThreadPoolExecutor(3) as pool:
+        asked = [
+            pool.submit(text_cache.open_corpus, folder, folder, min_count=1, max_words=None)
+            for _ in range(3)
+        ]
+    assert len({corpus.result().fingerprint for corpus in asked}) == 1
+    assert len(calls) == 1
+
+
+def test_who_died_is_said_though_its_connections_went_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = WatchingLauncher(LightningEnvironment(), 2, 1)
+    dying = ["sh", "-c", "sleep 0.3; kill -9 $$"]
+
+    def start() -> None:
+        launcher.procs = [subprocess.Popen(dying)]
+
+    def lose() -> None:
+        assert launcher._dead() is None
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(launcher, "_call_children_scripts", start)
+    monkeypatch.setattr("tasks.processes.lost_process", lambda error: True)
+    with pytest.raises(RuntimeError):
+        launcher.launch(lose)
+    assert "error: process 1 of 2 has ended (killed by signal 9)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("rank", "how"), [(0, "SIGKILL"), (1, "SIGKILL"), (0, "raise"), (1, "raise")]
+)
 def test_a_process_that_dies_ends_the_job(
-    warm: Launcher, data: Path, tmp_path: Path, rank: int
+    warm: Launcher, data: Path, tmp_path: Path, rank: int, how: Any
 ) -> None:
     command = ["fit", *options("text", data, tmp_path), "--save_every=1"]
-    fault = Fault("step", 6, "SIGKILL")
+    fault = Fault("step", 6, how)
     processes = together(warm, "text", command, (fault, None) if rank == 0 else (None, fault))
-    assert processes[rank].wait() == -signal.SIGKILL
+    assert processes[rank].wait() == (-signal.SIGKILL if how == "SIGKILL" else 1)
     died = time.monotonic()
     assert processes[1 - rank].wait(timeout=60) == 1
     assert time.monotonic() - died < 60
@@ -122,16 +174,33 @@ def test_every_task_trains_and_is_tested_as_by_one(
     even = ["--data.batch_size=8"] if task in ("segmentation", "adaptation") else []
     finished(together(warm, task, ["fit", *short, *even], variables=variables))
     clean = ["--data.corruptions=[]"] if task in ("classification", "fixmatch") else []
-    test = ["test", *short, *even, *clean]
-    finished(together(warm, task, test, variables=variables))
-    succeeded(warm.run(task, test))
+    test = ["test", *short, *even, *clean, OPTION]
+    noted = tmp_path / "two", tmp_path / "one"
+    for folder in noted:
+        folder.mkdir()
+    finished(together(warm, task, test, variables=variables, environment={VARIABLE: str(noted[0])}))
+    succeeded(warm.start(task, test, environment={VARIABLE: str(noted[1])}))
     parallel, alone = results_of(task, tmp_path)
-    assert parallel["n_test"] == alone["n_test"] and parallel["config_hash"] == alone["config_hash"]
+    assert parallel["config_hash"] == alone["config_hash"]
     for name, value in alone["summary"].items():
         # One sample whose two best classes are equal but for rounding may differ.
         assert parallel["summary"][name] == pytest.approx(value, abs=1.01 / alone["n_test"] + 2e-3)
-    counted = [sum(c["n"] for c in record.get("conditions", [])) for record in (parallel, alone)]
-    assert counted[0] == counted[1]
+    assert counts(parallel) == counts(alone)
+    parts, (whole,) = tested(noted[0]), tested(noted[1])
+    assert len(parts) == 2 and all(parts)
+    together_tested = [sample for part in parts for sample in part]
+    assert len(whole) >= alone["n_test"] == parallel["n_test"]
+    assert len(set(whole)) > 0.9 * len(whole)  # Hardly two are alike.
+    assert sorted(together_tested) == sorted(whole)
+
+
+def counts(record: dict[str, Any]) -> list[int]:
+    """How many samples a test's figures were made of, wherever it says so; not scores of pixels."""
+    found = [entry["n"] for part in ("conditions", "test_sets") for entry in record.get(part, [])]
+    found += [sum(map(sum, record["confusion"]))] if "confusion" in record else []
+    found += [sum(bins["n"]) for bins in record.get("reliability", {}).values()]
+    assert all(found) and (found or "iou" in record)
+    return found
 
 
 @pytest.mark.slow
@@ -161,6 +230,58 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in named]
 
 
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"  # Ended, and its parent has not asked yet.
+
+
+def wait_for(happened: Any, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["the started one at once", "the started one", "the first one"])
+def test_processes_that_the_command_starts_end_together(
+    warm: Launcher, data: Path, tmp_path: Path, victim: str
+) -> None:
+    """One command starts the others by itself, as most users do."""
+    command = ["fit", *options("text", data, tmp_path, "--trainer.max_epochs=40"), "--save_every=1"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "tasks.text", *command, *TWO],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=file,
+            stderr=file,
+        )
+    wait_for(lambda: first.poll() is not None or children(first.pid), 200)
+    (started,) = children(first.pid)
+    if victim != "the started one at once":
+        saved = "runs/*/*/*/checkpoints/previous.ckpt"
+        wait_for(lambda: first.poll() is not None or list(tmp_path.glob(saved)), 400)
+    assert first.poll() is None
+    os.kill(first.pid if victim == "the first one" else started, signal.SIGKILL)
+    if victim == "the first one":
+        first.wait()
+        wait_for(lambda: gone(started), 60)
+    else:
+        assert first.wait(timeout=60) == 1
+        assert "error: process 1 of 2 has ended (killed by signal 9)" in log.read_text()
+        assert "The same command resumes from the last checkpoint" in log.read_text()
+    for path in tmp_path.glob("runs/*/*/*/checkpoints/*.ckpt"):
+        assert damage_of(path) is None
+    output = succeeded(warm.run("text", command))
+    assert ("last.ckpt: step " in output) == (victim != "the started one at once")
+    assert checkpoint(tmp_path)["global_step"] == 200
+
+
 @pytest.mark.slow
 def test_torchrun_ends_with_a_dead_process_and_resumes(
     warm: Launcher, data: Path, tmp_path: Path
@@ -172,10 +293,9 @@ def test_torchrun_ends_with_a_dead_process_and_resumes(
     asked = ["-m", "tasks.text", "fit", *options("text", data, tmp_path / "two", *chosen), *TWO]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     job = subprocess.Popen([*torchrun, *asked], cwd=ROOT, env=environment)
-    until = time.monotonic() + 400
-    while not list((tmp_path / "two").glob("runs/*/*/*/checkpoints/previous.ckpt")):
-        assert job.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
+    saved_twice = "two/runs/*/*/*/checkpoints/previous.ckpt"
+    wait_for(lambda: job.poll() is not None or list(tmp_path.glob(saved_twice)), 400)
+    assert job.poll() is None
     os.kill(children(job.pid)[-1], signal.SIGKILL)
     assert job.wait(timeout=60) == 1
     saved = checkpoint(tmp_path / "two")["global_step"]

@@ -557,6 +557,12 @@ def test_hostile_file(tmp_path: Path, canary: Path, case: str) -> None:
     } <= {"root"}
 
 
+def test_there_are_as_many_as_promised() -> None:
+    """Beside the archives and the configuration files, which have tables of their own."""
+    assert len(CASES) >= 40
+    assert len({(case.name, case.read, case.message) for case in CASES.values()}) >= 40
+
+
 def test_cases_do_what_they_are_refused_for(canary: Path) -> None:
     """The pickles are live: an ordinary reader runs them."""
     for attack in (pickle.dumps(Code()), command("os", "system"), pickle.dumps(Evaluated())):

@@ -247,7 +247,7 @@ def test_two_processes_agree(tmp_path: Path, root: Path, policy: str) -> None:
         "--trainer.devices=2", "--trainer.strategy=ddp", f"--nonfinite={policy}",
         f"--runs={tmp_path}", f"--results={tmp_path}",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=900)
     assert "batch 4 of the run" in done.stderr
     named = re.search(r"samples ((?:\d+, )+)", done.stderr)
     assert named and len(set(named[1].split(", "))) > 60  # of both processes

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnsn import CNSNSpec
+from cnsn import CNSNSpec, CrossNorm
 from data import classification, domains, draws, fixmatch, loading, segmentation, text
 from data.augmentations import CutMix, Cutout, Mixup
 from data.loading import ResumableDataModule
@@ -137,7 +137,7 @@ class Coins(CNSNModule):
         return self.rank
 
 
-def test_coin_and_sites_agree_and_draws_differ() -> None:
+def test_coin_and_sites_agree_and_draws_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     one, other = Coins(0), Coins(1)
     other.load_state_dict(one.state_dict())
@@ -145,6 +145,9 @@ def test_coin_and_sites_agree_and_draws_differ() -> None:
     assert coins == [other.crossnorm_step(step) for step in range(40)]
     assert 8 < sum(coins) < 32
     images = torch.rand(6, 3, 16, 16)
+    drawn: list[Any] = []
+    draw = CrossNorm.draw
+    monkeypatch.setattr(CrossNorm, "draw", lambda *a: (drawn.append(draw(*a)), drawn[-1])[1])
     active, outputs = [], []
     for module in (one, other):
         chosen = []
@@ -157,8 +160,13 @@ def test_coin_and_sites_agree_and_draws_differ() -> None:
         active.append(chosen)
     assert active[0] == active[1] and all(len(chosen) == 2 for chosen in active[0])
     assert len({tuple(chosen) for chosen in active[0]}) > 1
-    # The same images, weights and sites: only permutations and boxes can differ.
+    # The same images, weights and sites: only permutations and boxes can differ, and each does.
     assert all(not torch.equal(a, b) for a, b in zip(outputs[:6], outputs[6:], strict=True))
+    assert len(drawn) == 2 * 2 * 6  # ranks, sites, steps
+    orders, contents, styles = ([*map(str, part)] for part in zip(*drawn, strict=True))
+    for part in (orders, contents, styles):
+        same = [a == b for a, b in zip(part[:12], part[12:], strict=True)]
+        assert sum(same) <= 1, "boxes of small maps may agree by chance"
 
 
 def test_synchronised_batch_norm_takes_selfnorm_in() -> None:

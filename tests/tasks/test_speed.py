@@ -93,6 +93,15 @@ def test_training_figures_by_a_clock() -> None:
     assert "16 images a second, 5,000 ms a step; 25.0 % of the time" in in_words(monitor.trained)
 
 
+def test_a_run_resumed_within_an_epoch_counts_from_there() -> None:
+    clock, logger, task = Clock(), Written(), module()
+    trainer, monitor = trainer_of(logger, log_every_n_steps=1), SpeedMonitor(clock)
+    monitor.on_train_start(trainer, task)
+    clock.now += 2.0
+    monitor.on_train_batch_end(trainer, task, None, {"label": range(10)}, 3)
+    assert logger[0][1]["speed/step_seconds"] == pytest.approx(2.0)
+
+
 def test_test_figures_by_a_clock() -> None:
     clock, task = Clock(), module()
     trainer, monitor = trainer_of(Written()), SpeedMonitor(clock)

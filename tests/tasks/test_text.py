@@ -20,7 +20,7 @@ from data.text_tokens import Vocabulary, tokenise
 from tasks.results import read_results
 from tasks.table_spec import Table
 from tasks.text import Text, main
-from tasks.text_curves import _by_epoch, draw_curves
+from tasks.text_curves import _by_epoch, draw_curves, write_best_epochs
 from tasks.text_metrics import TextMetrics, summarise, wilson_interval
 from tests.fakes import reviews, write_imdb, write_sst2
 
@@ -360,7 +360,13 @@ def test_curves_are_drawn_from_the_records(tmp_path: Path) -> None:
             "selection": "last epoch",
             "summary": {"sst2_accuracy": 0.7},
             "history": [
-                {"epoch": epoch, "error": 0.2 / epoch + seed / 100, "sst2_error": 0.3}
+                {
+                    "epoch": epoch,
+                    "error": 0.2 / epoch + seed * epoch / 10,
+                    "sst2_error": 0.3 + epoch / 100,
+                    "ece": 0.1,
+                    "sst2_ece": 0.2,
+                }
                 for epoch in (1.0, 2.0)
             ],
         }
@@ -368,8 +374,11 @@ def test_curves_are_drawn_from_the_records(tmp_path: Path) -> None:
     ]
     (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     points = _by_epoch(lines, "error")
-    assert points[1] == pytest.approx([20.0, 21.0]) and points[2] == pytest.approx([10.0, 11.0])
+    assert points[1] == pytest.approx([20.0, 30.0]) and points[2] == pytest.approx([10.0, 30.0])
     assert draw_curves(table, tmp_path).stat().st_size > 10_000
+    # Fewest errors on IMDb: 10 % after epoch 2, and 30 % after epoch 1, as first of two.
+    chosen = "| baseline | 20.0 ± 14.1 | 31.5 ± 0.7 | 10.0 ± 0.0 | 20.0 ± 0.0 | 2, 1 | 2 |"
+    assert chosen in write_best_epochs(table, tmp_path).read_text()
 
 
 def test_tables_of_the_task_name_its_records(root: Path) -> None:
