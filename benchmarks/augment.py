@@ -28,7 +28,7 @@ from benchmarks.pil_operations import augmix_value, fixmatch_value, pil_cutout, 
 from data import augmix, randaugment
 from data.images import normalise
 from data.tensor_ops import OPERATIONS, apply_operations
-from tasks.cli import keep_freed_memory
+from tasks.memory import keep_freed_memory
 
 BATCH = 128
 HALF = (0.5, 0.5, 0.5)

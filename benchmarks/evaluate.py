@@ -1,6 +1,6 @@
 """Images per second of a test on corrupted sets: in one pass, and set by set as is usual.
 
-    python -m benchmarks.evaluate [--device cuda --images 10000]
+    python -m benchmarks.evaluate [--device cuda --images 1000]
 
 The usual way is that of the published code: for every set a network is built and its weights are
 loaded, images are converted by Pillow one by one, and each batch's result is read at once. Between
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.table import Table, rates
 from benchmarks.timing import Turns, take_turns
 from cnsn.nets import wide_resnet
@@ -31,7 +31,7 @@ from data.corrupted_set import open_corrupted
 from data.corruptions import CORRUPTIONS
 from data.images import EvaluationSets, Group, normalise
 from data.loading import evaluation_loader
-from tasks.cli import keep_freed_memory
+from tasks.memory import keep_freed_memory
 from tasks.metrics import GroupedErrors
 
 HALF = (0.5, 0.5, 0.5)
@@ -177,8 +177,7 @@ def main() -> None:
         f"Batches of {BATCH}; medians over turns, quartiles of the rates, ratios of neighbouring "
         "turns. All ways find the same errors. CIFAR-10-C has 75 x 10,000 images, ImageNet-C 75 x "
         f"50,000. {'Clock' if device.type == 'cuda' else 'Processor'} time, one thread of "
-        f"{machine()}. Made by `python -m benchmarks.evaluate --device {device.type} --images "
-        f"{options.images}`.\n"
+        f"{machine()}. Made by `{command()}`.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)

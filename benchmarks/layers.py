@@ -2,17 +2,23 @@
 
     python -m benchmarks.layers                  # a minute or two, up to 6 GB of memory
     python -m benchmarks.layers --threads 2 --out results/benchmark_layers_2_threads.md
-    python -m benchmarks.layers --device cuda
+    python -m benchmarks.layers --device cuda --dtypes float32 bfloat16
 
 A copy is ``y.copy_(x)``, one read and one write of the map, in the same process. The reference is
 :mod:`cnsn.functional`, which the kernels are held to. Of each layer: forward, forward and backward,
 the bytes that it keeps for backward. The candidates take turns; ratios are those of neighbouring
-turns.
+turns. One thread is timed by the processor's time; a GPU by its own, with launches waiting in its
+queue and inputs out of its cache.
+
+The floor of a GPU's two phases is 3 passes over the map forward (read for the statistics; read and
+written) and 5 backward (map and gradient read for the sums; both read again, one written): 1.5 and
+2.5 copies.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +26,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.textbook import Box, TextbookCrossNorm, TextbookSelfNorm
 from benchmarks.timing import give_back_memory, take_turns
 from cnsn import CrossNorm, SelfNorm, kernels
-from tasks.cli import keep_freed_memory
+from tasks.memory import keep_freed_memory
 
 SHAPES = ((128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 56))
 CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))
 LAYERS = ("SelfNorm", "neither", "style", "content", "both")
 PLACE = ["map", "layout"]
+FORWARD_FLOOR, FLOOR = 1.5, 4.0
 HEADER = (
     "layer", "forward, copies", "forward + backward, copies", "textbook, copies",
     "textbook / ours", "quartiles", "reference / ours", "kept", "textbook's",
@@ -106,7 +113,9 @@ class Line:
         return [self.map, self.layout]
 
 
-def measure(x: Tensor, name: str, seconds: float) -> Line:
+def measure(
+    x: Tensor, name: str, seconds: float, clock: Callable[[], float] = time.process_time
+) -> Line:
     ours, textbook = layers(name, x)
     dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
@@ -131,6 +140,8 @@ def measure(x: Tensor, name: str, seconds: float) -> Line:
         },
         seconds=seconds,
         device=x.device,
+        clock=clock,
+        queued=True,
     )
     forward, whole, book = (turns.ratio(n, "copy")[0] for n in ("forward", "ours", "textbook"))
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -146,16 +157,22 @@ def measure(x: Tensor, name: str, seconds: float) -> Line:
 
 
 def lines(device: torch.device, options: argparse.Namespace) -> Iterator[Line]:
-    for shape in SHAPES if device.type == "cpu" else CUDA_SHAPES:
+    # Processor time counts every thread.
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    for shape in options.shapes or (SHAPES if device.type == "cpu" else CUDA_SHAPES):
         for dtype in options.dtypes:
             for layout in (torch.contiguous_format, torch.channels_last):
                 x = torch.randn(shape, device=device).to(getattr(torch, dtype))
                 x = x.contiguous(memory_format=layout)
                 for name in LAYERS:
-                    line = measure(x, name, options.seconds)
+                    line = measure(x, name, options.seconds, clock)
                     print(" | ".join(line.cells()), flush=True)
                     yield line
                     give_back_memory()
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("x")))
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -173,26 +190,41 @@ def summary(found: list[Line]) -> str:
     return markdown([*rows, *([*key, *cells] for key, cells in by_place.items())])
 
 
+def floors(found: list[Line]) -> str:
+    """Times of the floor that SelfNorm and CrossNorm without crops take."""
+    rows = [[*PLACE, "layer", "forward / floor", "forward + backward / floor"]]
+    for line in found:
+        if line.layer in ("SelfNorm", "neither"):
+            cells = line.cells()[:3]
+            forward, whole, _ = line.copies
+            rows.append([*cells, f"{forward / FORWARD_FLOOR:.2f}", f"{whole / FLOOR:.2f}"])
+    return markdown(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="on CPU")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each line, at least")
     parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
+    parser.add_argument("--shapes", nargs="+", type=shape_of, help="such as 128x32x32x32")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_layers.md"))
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     found = list(lines(device, options))
-    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''} of "
-    where = (threads if options.device == "cpu" else "") + machine()
+    clock = "processor time" if options.threads == 1 else "the clock"
+    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}, by {clock}, of "
+    where = (threads if options.device == "cpu" else "The GPU's time, ") + machine()
+    cuda = options.device == "cuda"
+    floor = f"\n\n## Against the floor of two phases\n\n{floors(found)}" if cuda else ""
     text = (
         "# Layers: how many times faster than the textbook's\n\n"
         + summary(found)
         + "\n\nForward and backward: textbook / ours, and in brackets ours in copies of the map "
         "(one read and one write). Medians of the ratios of neighbouring turns in one process. "
-        f"{where}. Made by `python -m benchmarks.layers`.\n\n## In detail\n\n"
+        f"{where}. Made by `{command()}`.{floor}\n\n## In detail\n\n"
         + markdown([[*PLACE, *HEADER], *(line.cells() for line in found)])
         + "\n\nQuartiles are those of textbook / ours; the reference is cnsn.functional. "
         "Kept are the bytes for backward, in maps.\n"

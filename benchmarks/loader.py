@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.table import Table, rates
 from benchmarks.timing import Turns, take_turns
 from cnsn.nets import wide_resnet
@@ -30,7 +30,7 @@ from data.augmentations import Augmentation, AugMix, AutoAugment, CutMix, Cutout
 from data.classification import Arrays, ImageClassificationData
 from data.images import normalise
 from data.randaugment import fixmatch_strong, fixmatch_weak
-from tasks.cli import keep_freed_memory
+from tasks.memory import keep_freed_memory
 from tasks.optim import OptimizerSpec, build_optimizer
 
 BATCH, SIZE, IMAGES = 128, 32, 10_000
@@ -173,8 +173,8 @@ def report(turns: Turns, step: Turns, device: torch.device) -> str:
         f"host thread feeds. A batch crosses to the device as {sizes[0]:,} bytes, and as "
         f"{sizes[1]:,} where the images are resident; as float32 it would be {floats:,}. "
         f"{'The step is in bfloat16. ' if device.type == 'cuda' else ''}"
-        f"{'The GPU' if device.type == 'cuda' else 'Processor'} time, one thread of {machine()}. "
-        f"Made by `python -m benchmarks.loader --device {device.type}`.\n"
+        f"{'Clock' if device.type == 'cuda' else 'Processor'} time, one thread of {machine()}. "
+        f"Made by `{command()}`.\n"
     )
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.step import megabytes_kept
 from benchmarks.table import Table
 from benchmarks.timing import take_turns
@@ -34,7 +34,7 @@ from cnsn.nets import ResNet50, wide_resnet
 from data.folder_batches import TrainingImages
 from data.image_folder import list_images
 from data.loading import TrainLoader
-from tasks.cli import keep_freed_memory
+from tasks.memory import keep_freed_memory
 from tasks.segmentation_networks import FCNResNet50
 
 CNSN = CNSNSpec(kind="cnsn")
@@ -190,7 +190,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     device = torch.device(options.device)
-    clock = "the clock, on the GPU" if device.type == "cuda" else "the processor's time"
+    clock = "the clock" if device.type == "cuda" else "the processor's time"
     text = (
         f"# How the cost grows\n\n"
         f"Forward and backward of WideResNet-16, float32; where nothing else is said, 16 images of "
@@ -207,7 +207,7 @@ def main() -> None:
         "sends nothing: the processes draw the same sites from the same seed.\n\n"
         f"{on_paper()}\n\n"
         f"One thread a process of {machine()}. Made by "
-        f"`python -m benchmarks.scaling --device {device.type}`.\n"
+        f"`{command()}`.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)

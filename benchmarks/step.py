@@ -2,11 +2,12 @@
 
     python -m benchmarks.step                    # eager, about a minute
     python -m benchmarks.step --compile          # compiled as well; needs a C++ compiler
-    python -m benchmarks.step --device cuda --batch 128 --compile
+    python -m benchmarks.step --device cuda --batch 128 --autocast --compile
 
 A step is forward, cross-entropy, backward and SGD on 32x32 images in channels_last. "CNSN" is what
 the method trains with: SelfNorm in every block and CrossNorm at one of them, drawn anew each step.
-The networks take turns in one process; ratios are those of neighbouring turns.
+The networks take turns in one process; ratios are those of neighbouring turns. One thread is timed
+by the processor's time; a GPU by the clock, ten steps from idle to idle.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from __future__ import annotations
 import argparse
 import copy
 import shutil
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.textbook import TextbookCrossNorm, TextbookSelfNorm
 from benchmarks.timing import Turns, take_turns
 from cnsn import CNSN, CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from cnsn.nets import wide_resnet
-from tasks.cli import keep_freed_memory
+from tasks.memory import keep_freed_memory
 
 HEADER = ("step", "ms", "quartiles", "/ baseline", "quartiles", "maps kept, MB")
 
@@ -86,7 +89,7 @@ def step(
     return run
 
 
-def megabytes_kept(net: nn.Module, images: Tensor) -> float:
+def megabytes_kept(net: nn.Module, images: Tensor, dtype: torch.dtype | None = None) -> float:
     """Distinct memory that a forward keeps for backward, parameters apart."""
     own = {p.untyped_storage().data_ptr() for p in net.parameters()}
     kept: dict[int, int] = {}
@@ -97,7 +100,10 @@ def megabytes_kept(net: nn.Module, images: Tensor) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with (
+        torch.autocast(images.device.type, dtype, enabled=dtype is not None),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+    ):
         loss = net(images).sum()
     del loss
     return sum(kept.values()) / 1e6
@@ -128,6 +134,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=25.0, help="for each table of ratios")
+    parser.add_argument("--turns", type=int, default=3, help="at least, of each network")
     parser.add_argument("--autocast", action="store_true", help="bfloat16")
     parser.add_argument("--compile", action="store_true", help="compiled networks as well")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_step.md"))
@@ -139,6 +146,7 @@ def main() -> None:
     ):
         parser.error("Expected a C++ compiler for --compile, but found neither g++ nor clang++.")
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")  # as the tasks run
     keep_freed_memory()
     device, dtype = torch.device(options.device), torch.bfloat16 if options.autocast else None
     images = torch.randn(options.batch, 3, 32, 32, device=device)
@@ -146,9 +154,14 @@ def main() -> None:
     labels = torch.randint(10, (options.batch,), device=device)
     lines = [f"| {' | '.join(HEADER)} |", "| --- " * len(HEADER) + "|"]
     nets = networks(options.depth, device)
-    kept = {name: megabytes_kept(net, images) for name, net in nets.items()}
+    kept = {name: megabytes_kept(net, images, dtype) for name, net in nets.items()}
     eager = {name: step(net, net, images, labels, dtype) for name, net in nets.items()}
-    lines += rows(take_turns(eager, seconds=options.seconds, device=device), "eager", kept)
+    # Processor time counts every thread.
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    measure = partial(
+        take_turns, seconds=options.seconds, device=device, clock=clock, at_least=options.turns
+    )
+    lines += rows(measure(eager), "eager", kept)
     if options.compile:
         # The textbook's random draws break its graph, and SN's is a part of CNSN's.
         del nets["textbook CNSN"], nets["SN"]
@@ -156,14 +169,15 @@ def main() -> None:
             name: step(net, torch.compile(net, fullgraph=True), images, labels, dtype)  # type: ignore[arg-type]
             for name, net in nets.items()
         }
-        lines += rows(take_turns(fast, seconds=options.seconds, device=device), "compiled", kept)
-    where = f"{options.threads} thread(s) of {machine()}" if options.device == "cpu" else machine()
+        lines += rows(measure(fast), "compiled", kept)
+    by = "processor time" if options.threads == 1 else "the clock"
+    where = f"{options.threads} thread(s), by {by}, of " if options.device == "cpu" else ""
     text = (
         "# A training step with the layers and without\n\n" + "\n".join(lines) + "\n\n"
         f"WideResNet-{options.depth}-2, {options.batch} images of 32x32 a step, channels_last, "
         f"{'bfloat16 autocast' if dtype else 'float32'}. Medians; ratios are those of neighbouring "
         "turns in one process. Maps kept are what an eager forward keeps for backward. "
-        f"{where}. Made by `python -m benchmarks.step{' --compile' if options.compile else ''}`.\n"
+        f"{where}{machine()}. Made by `{command()}`.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)

@@ -33,7 +33,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.waiting_cases import Case, cases
 
 __all__ = ["Watch", "first_wait", "watched"]
@@ -242,7 +242,10 @@ def main() -> None:
         for name, case in cases(Path(folder)).items():
             for test in (False, True) if name in TESTED else (False,):
                 if options.only in name:
-                    found = first_wait(case, device=options.device, test=test)
+                    try:
+                        found = first_wait(case, device=options.device, test=test)
+                    except ModuleNotFoundError as error:
+                        found = f"not run: there is no {error.name}"
                     lines.append(f"| {name}{', test' if test else ''} | {found or 'nothing'} |")
                     print(lines[-1], flush=True)
     how = "CUDA's own report" if options.device == "cuda" else "tensors without contents"
@@ -250,7 +253,7 @@ def main() -> None:
         "# Does a step wait for the device?\n\n" + "\n".join(lines) + "\n\n"
         f"Whole steps, from loader to optimiser, by {how}: {STEPS} after {WARM_UP} to warm up. "
         f"Losses are read where they are logged, every 10 steps, which is left out. {machine()}. "
-        f"Made by `python -m benchmarks.synchronisation --device {options.device}`.\n"
+        f"Made by `{command()}`.\n"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)

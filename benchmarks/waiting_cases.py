@@ -15,7 +15,6 @@ from cnsn import CNSNSpec
 from cnsn.nets import NarrowResNet, TextCNN, wide_resnet
 from data import augmentations, classification, domains, fixmatch, generated_domains, segmentation
 from data.scenes import SOURCE, TARGET, write_scenes
-from data.text import IMDbToSST2
 from tasks.adaptation import Adaptation
 from tasks.adversary import AdversarySpec
 from tasks.attacks import AttackSpec
@@ -24,7 +23,6 @@ from tasks.classification import Classification
 from tasks.fixmatch import FixMatch
 from tasks.segmentation import Segmentation
 from tasks.segmentation_networks import SmallFPN
-from tasks.text import Text
 
 __all__ = ["Case", "cases"]
 
@@ -124,6 +122,10 @@ def _adaptation(
 
 
 def _text(root: Path, crop: Any) -> tuple[CNSNModule, LightningDataModule]:
+    # All other cases do without torchtext.
+    from data.text import IMDbToSST2
+    from tasks.text import Text
+
     data = IMDbToSST2(str(root), str(root / "SST-2"), min_count=1, batch_size=8, eval_batch_size=16)
     network = TextCNN(vocabulary_size=data.vocabulary_size, dimension=8, filters=4)
     return Text(network, CNSNSpec(kind="cnsn", position="conv", crop=crop), ALWAYS), data

@@ -15,10 +15,12 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["cross_norm", "instance_stats", "sample_beta", "sample_box"]
+__all__ = ["cross_norm", "instance_stats", "sample_beta", "sample_box", "sample_span"]
 
 # The sampling loops below are exact rejections; a bound keeps a bad draw from hanging a run.
 MAX_TRIES = 100
+# Spans are whole numbers of this part of a sequence, so that every device cuts alike.
+SPAN_PARTS = 1 << 24
 
 
 def _spatial_dims(x: Tensor) -> tuple[int, ...]:
@@ -175,6 +177,36 @@ def sample_box(
         if area >= 2 and area >= min_area * height * width:
             return top, left, bottom - top, right - left
     return 0, 0, height, width
+
+
+def sample_span(
+    lengths: Tensor,
+    *,
+    beta: float = 1.0,
+    min_area: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A random piece of sequences: the same share of each, drawn as by :func:`sample_box`.
+
+    The draw does not depend on the lengths, so they may lie on any device and nothing waits for it.
+
+    Args:
+        lengths: int64, of any shape.
+        beta: see :func:`sample_box`, also for `min_area`.
+        min_area: smallest share.
+        generator: on CPU.
+
+    Returns:
+        Of the shape of `lengths`: the first position, and that behind the last one. A piece holds
+        at least 2 positions, or all of a shorter sequence.
+    """
+    start, _, length, _ = sample_box(
+        SPAN_PARTS, 1, beta=beta, min_area=min_area, generator=generator
+    )
+    first = lengths * start // SPAN_PARTS
+    last = (lengths * (start + length) + SPAN_PARTS - 1) // SPAN_PARTS
+    last = torch.maximum(last, first + 2).minimum(lengths)
+    return torch.minimum(first, (last - 2).clamp(min=0)), last
 
 
 def _clipped_interval(centre: int, length: int, size: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cnsn import kernels
-from cnsn.functional import instance_stats, restyle, sample_box
+from cnsn.functional import instance_stats, restyle, sample_box, sample_span
 from cnsn.kernels.regions import Box, to_device
 
 __all__ = ["CNSN", "Crop", "CrossNorm", "Mode", "SelfNorm"]
@@ -93,8 +93,7 @@ class CrossNorm(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.training or math.prod(x.shape[2:]) < 2:
             return x
-        compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-        if compiling and mask is None:
+        if mask is None and _compiling():
             # Not a word of what is active: the graph would hold for that alone.
             return kernels.exchange(x, self._number, boxed=self.crop != "neither")
         if not self.active:
@@ -115,9 +114,7 @@ class CrossNorm(nn.Module):
         dim, order = self.dim, to_device(order, x.device)
         if kernels.suit(x):
             both = () if content_box == style_box else (style_box,)
-            maps = kernels.Statistics(x, self.eps, content_box, *both)
-            style_std = maps.style_std.index_select(dim, order)
-            return maps.restyled(style_std / maps.std, maps.style_mean.index_select(dim, order))
+            return kernels.Statistics(x, self.eps, content_box, *both).exchanged(order, dim)
         content, style = x[_index(x, content_box)], x[_index(x, style_box)]
         stats = instance_stats(content, self.eps)
         # Every style is some map's own statistics: only they are permuted.
@@ -149,18 +146,7 @@ class CrossNorm(nn.Module):
 
     def _boxed(self, mask: Tensor) -> Tensor:
         """The positions of `mask` in a random box: the same share of every sequence's own."""
-        lengths = mask.sum(1, keepdim=True)
-        longest = int(lengths.max())
-        if longest < 2:
-            return mask
-        start, _, length, _ = sample_box(
-            longest, 1, beta=self.beta, min_area=self.min_area, generator=self.generator
-        )
-        first = lengths * start // longest
-        # At least 2 positions, as a box of the longest sequence has.
-        last = torch.maximum((lengths * (start + length)) // longest, first + 2)
-        last = last.minimum(lengths)
-        first = torch.minimum(first, (last - 2).clamp(min=0))
+        first, last = self._draw_span(mask.sum(1, keepdim=True))
         place = mask.cumsum(1) - 1
         return mask & (place >= first) & (place < last)
 
@@ -186,9 +172,16 @@ class CrossNorm(nn.Module):
 
     def _draw_box(self, shape: torch.Size) -> Box:
         """A random box; a sequence is a map one position wide."""
-        height, width = (shape[2], shape[3]) if len(shape) == 4 else (shape[2], 1)
+        if len(shape) == 3 or shape[3] == 1:
+            first, last = map(int, self._draw_span(torch.tensor(shape[2], device="cpu")))
+            return first, 0, last - first, 1
         return sample_box(
-            height, width, beta=self.beta, min_area=self.min_area, generator=self.generator
+            *shape[2:], beta=self.beta, min_area=self.min_area, generator=self.generator
+        )
+
+    def _draw_span(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return sample_span(
+            lengths, beta=self.beta, min_area=self.min_area, generator=self.generator
         )
 
     def extra_repr(self) -> str:
@@ -233,7 +226,8 @@ class SelfNorm(nn.Module):
         if mask is None and kernels.suit(x):
             return self._fast(x)
         if mask is None:
-            return self._recalibrated(x, *instance_stats(x, self.eps))
+            statistics = kernels.traced_statistics if _compiling() else instance_stats
+            return self._recalibrated(x, *statistics(x, self.eps))
         y = self._recalibrated(x, *instance_stats(x, self.eps, mask))
         # One-sided, zeros stay zeros by themselves, and a copy of the map is saved.
         return y if self.f_fc is None else torch.where(mask.unsqueeze(1), y, x)
@@ -298,6 +292,10 @@ class CNSN(nn.Module):
         if self.selfnorm is not None:
             x = self.selfnorm(x, mask)
         return x
+
+
+def _compiling() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def _index(x: Tensor, box: Box | None) -> tuple[slice, ...]:

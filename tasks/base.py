@@ -75,6 +75,8 @@ class CNSNModule(L.LightningModule):
         MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
         DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
+        ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
+            sites would be compiled as a graph of its own, until torch gives up.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
     """
@@ -85,6 +87,7 @@ class CNSNModule(L.LightningModule):
     HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
     DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     UNIT: ClassVar[str] = "images"
+    ONE_GRAPH: ClassVar[bool] = True
     metrics: dict[str, Any]
 
     def __init__(
@@ -206,10 +209,9 @@ class CNSNModule(L.LightningModule):
         """
         sites = generator_for(self.seed, "sites", step, view)
         draws = generator_for(self.seed, "draws", step, view, self.global_rank)
-        # Each choice of sites would be compiled as a graph of its own, until torch gives up.
-        compiled = self.network._compiled_call_impl is not None
+        eager = self.network._compiled_call_impl is not None and not self.ONE_GRAPH
         with (
-            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
+            torch.compiler.set_stance("force_eager") if eager else nullcontext(),
             crossnorm_active(
                 self.network, self.crossnorm.k, sites, draws=draws, partner=partner, rows=rows
             ),

@@ -12,7 +12,6 @@ where ``--model.official`` holds the weights, or ``--model.weights`` those of th
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib
 import logging
@@ -45,6 +44,7 @@ from tasks.checkpoint_io import (
 )
 from tasks.config_files import check_config_files
 from tasks.interruption import Requeued, SaveOnInterruption
+from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_parser import TaskParser
 from tasks.processes import end_with_parent, lost_process, watch_processes
@@ -529,15 +529,6 @@ def _quiet() -> None:
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     hints.addFilter(lambda record: "Tip:" not in record.getMessage())
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory: mapping each large tensor anew halves the speed on CPU."""
-    m_mmap_max, m_trim_threshold = -4, -1  # of glibc's malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _own_words(error: Exception) -> str:

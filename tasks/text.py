@@ -53,6 +53,7 @@ class Text(CNSNModule):
         ("data.vocabulary_size", "model.network.init_args.vocabulary_size", "instantiate"),
     )
     UNIT = "texts"
+    ONE_GRAPH = False
 
     def __init__(
         self,

@@ -3,14 +3,14 @@
 The layers take them by themselves where they can: strided tensors of float32, float64 or half
 precision, on CPU or, with Triton, on CUDA. Under torch.compile, torch.export, torch.func's
 transforms and forward-mode differentiation, and for tensor subclasses and masked maps, the
-reference runs (compiled CrossNorm: see :mod:`cnsn.kernels.compiled`).
+reference runs (compiled layers: see :mod:`cnsn.kernels.compiled`).
 
     with cnsn.kernels.disabled():        # or CNSN_KERNELS=0 in the environment
         y = layer(x)                     # the reference, whatever `x` is
 """
 
 from cnsn.kernels.autograd import Statistics
-from cnsn.kernels.compiled import exchange, register
+from cnsn.kernels.compiled import exchange, register, traced_statistics
 from cnsn.kernels.dispatch import disabled, suit
 
-__all__ = ["Statistics", "disabled", "exchange", "register", "suit"]
+__all__ = ["Statistics", "disabled", "exchange", "register", "suit", "traced_statistics"]

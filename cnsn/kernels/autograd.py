@@ -3,9 +3,10 @@
 Statistics and application are two autograd functions, and what turns statistics into gains and
 shifts, on (B, C) numbers, is ordinary autograd between them:
 
-    x --> _Statistics --> mean, std --> gates or the partner's statistics --> gain, shift
-                     \\--> x' ---------------------------------------> _Apply --> y
+    x --> _Statistics --> mean, std --> gates --> gain, shift
+                     \\--> x' ----------------------> _Apply --> y
 
+CrossNorm's gain and shift are made inside ``_Exchange``, an _Apply that keeps fewer numbers.
 Ordinary autograd would make two gradients of the size of `x` and add them. Here ``_Apply`` leaves
 its own to ``_Statistics``: it passes `dy` on, and the gain through a :class:`_Link`, so that one
 pass over `dy` and `x` gives the gradient
@@ -53,6 +54,10 @@ class _Link:
     gain: Tensor | None = None
     source: Tensor | None = None
 
+    def leave(self, x: Tensor, gain: Tensor) -> None:
+        self.x, self.gain = x, gain
+        self.source = x if torch.is_grad_enabled() else self.source
+
 
 class Statistics:
     """Channel statistics of a map, and what can be made of the map with them.
@@ -88,6 +93,13 @@ class Statistics:
     def restyled(self, gain: Tensor, shift: Tensor) -> Tensor:
         """``gain * (x - mean) + shift`` inside the box, `x` outside, for (B, C) numbers."""
         y = _Apply.apply(self.link, self.alias, self.x, self.box, self.mean, self.rest, gain, shift)
+        return y if y.shape == self.shape else y.squeeze(-1)
+
+    def exchanged(self, order: Tensor, dim: int) -> Tensor:
+        """`x` inside the box with the style's statistics, `order` along `dim` saying whose."""
+        content = (self.mean, self.std, self.rest)
+        style = (self.style_mean, self.style_std)
+        y = _Exchange.apply(self.link, self.alias, self.x, self.box, order, dim, *content, *style)
         return y if y.shape == self.shape else y.squeeze(-1)
 
 
@@ -151,28 +163,86 @@ class _Apply(torch.autograd.Function):
     ) -> Tensor:
         ctx.link, ctx.box = link, box
         ctx.save_for_backward(x, mean, rest, gain)
-        if shift is not None and rest is not None:
-            shift = torch.addcmul(shift, gain, rest, value=-1)
-        return backend(x).affine(x, box, mean, gain, shift)
+        return _affine(x, box, mean, rest, gain, shift)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Grads:
         x, mean, rest, gain = ctx.saved_tensors
         dmean = dgain = dshift = None
-        if torch.is_grad_enabled():
-            dgain, dshift = plain_products(x, dy, ctx.box, mean, rest)
-        else:
-            dy = alike(dy, x)
-            if any(ctx.needs_input_grad[i] for i in (4, 6, 7)):
-                dgain, dshift = backend(x).products(x, dy, ctx.box, mean)
-                if dshift is not None and rest is not None:
-                    dgain = torch.addcmul(dgain, dshift, rest, value=-1)
+        dy = alike(dy, x)
+        if any(ctx.needs_input_grad[i] for i in (4, 6, 7)):
+            dgain, dshift = _products(x, dy, ctx.box, mean, rest)
         if dshift is not None:
             dmean = -gain * dshift
         if ctx.needs_input_grad[1]:
-            ctx.link.x, ctx.link.gain = x, gain
-            ctx.link.source = x if torch.is_grad_enabled() else ctx.link.source
+            ctx.link.leave(x, gain)
         return None, dy, None, None, dmean, None, dgain, dshift
+
+
+class _Exchange(torch.autograd.Function):
+    """x' and two pairs of statistics -> y: _Apply with another map's statistics.
+
+    The gain is their quotient, and made again for the backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        link: _Link,
+        alias: Tensor,
+        x: Tensor,
+        box: Box | None,
+        order: Tensor,
+        dim: int,
+        mean: Tensor,
+        std: Tensor,
+        rest: Tensor | None,
+        style_mean: Tensor,
+        style_std: Tensor,
+    ) -> Tensor:
+        ctx.link, ctx.box, ctx.dim = link, box, dim
+        ctx.save_for_backward(x, order, mean, std, rest, style_std)
+        gain = style_std.index_select(dim, order).div_(std)
+        return _affine(x, box, mean, rest, gain, style_mean.index_select(dim, order))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Grads:
+        x, order, mean, std, rest, style_std = ctx.saved_tensors
+        gain = style_std.index_select(ctx.dim, order) / std
+        dy = alike(dy, x)
+        dgain, dshift = _products(x, dy, ctx.box, mean, rest)
+        assert dshift is not None
+        scaled, zeros = dgain / std, torch.zeros_like(std)
+        styles = (zeros.index_add(ctx.dim, order, part) for part in (dshift, scaled))
+        if ctx.needs_input_grad[1]:
+            ctx.link.leave(x, gain)
+        own = (-gain * dshift, -gain * scaled)
+        return None, dy, None, None, None, None, *own, None, *styles
+
+
+def _affine(
+    x: Tensor,
+    box: Box | None,
+    mean: Tensor | None,
+    rest: Tensor | None,
+    gain: Tensor,
+    shift: Tensor | None,
+) -> Tensor:
+    if shift is not None and rest is not None:
+        shift = torch.addcmul(shift, gain, rest, value=-1)
+    return backend(x).affine(x, box, mean, gain, shift)
+
+
+def _products(
+    x: Tensor, dy: Tensor, box: Box | None, mean: Tensor | None, rest: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Of `dy` in the layout of `x`."""
+    if torch.is_grad_enabled():
+        return plain_products(x, dy, box, mean, rest)
+    dgain, dshift = backend(x).products(x, dy, box, mean)
+    if dshift is not None and rest is not None:
+        dgain = torch.addcmul(dgain, dshift, rest, value=-1)
+    return dgain, dshift
 
 
 def _maps(c: Tensor) -> Tensor:

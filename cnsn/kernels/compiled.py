@@ -1,15 +1,20 @@
-"""CrossNorm inside compiled graphs: one graph, whatever is drawn and whichever sites are active.
+"""The layers inside compiled graphs.
 
-What changes from step to step (whether the site is active, rows, partners, boxes) must not be seen
-by the compiler, which would compile again for each. So two operators that it cannot look into draw
-and reduce, and return (B, C) numbers and boxes as tensors. All else is elementwise and fuses with
-the network around it. At an inactive site the operators read nothing, and mean 0, std 1 and empty
-boxes make the same graph the identity.
+CrossNorm: one graph, whatever is drawn and whichever sites are active. What changes from step to
+step (whether the site is active, rows, partners, boxes) must not be seen by the compiler, which
+would compile again for each. So two operators that it cannot look into draw and reduce, and return
+(B, C) numbers and boxes as tensors. All else is elementwise and fuses with the network around it.
+At an inactive site the operators read nothing, and mean 0, std 1 and empty boxes make the same
+graph the identity.
+
+SelfNorm: its statistics with a gradient of their own. What a compiler derives from the reference
+writes one more map, and computes roots and quotients of (B, C) numbers at every position.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -28,7 +33,7 @@ from cnsn.kernels.regions import (
     to_device,
 )
 
-__all__ = ["Site", "exchange", "register"]
+__all__ = ["Site", "exchange", "register", "traced_statistics"]
 
 
 class Site(Protocol):
@@ -59,6 +64,39 @@ def exchange(x: Tensor, site: Tensor, boxed: bool) -> Tensor:
     """What the CrossNorm that was registered as `site` makes of (B, C, H, W) or (B, C, L)."""
     maps = x if x.ndim == 4 else x.unsqueeze(-1)
     return _Exchange.apply(maps, site, boxed).view_as(x)
+
+
+def traced_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What :func:`cnsn.functional.instance_stats` returns, for a graph that is being traced."""
+    return _TracedStatistics.apply(x, eps)
+
+
+class _TracedStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        dims, n = tuple(range(2, x.ndim)), math.prod(x.shape[2:])
+        floats = x.to(at_least_float32(x.dtype))
+        mean = floats.mean(dims, keepdim=True)
+        deviation = floats - mean
+        # The mean is rounded; see the reference.
+        rest = deviation.mean(dims, keepdim=True)
+        squares = deviation.square().sum(dims, keepdim=True) - n * rest.square()
+        std = (squares.clamp(min=0) / max(n - 1, 1) + eps).sqrt()
+        ctx.save_for_backward(x, mean, rest, std)
+        return mean, std
+
+    @staticmethod
+    def backward(ctx: Any, dmean: Tensor, dstd: Tensor) -> tuple[Tensor, None]:
+        x, mean, rest, std = ctx.saved_tensors
+        n = math.prod(x.shape[2:])
+        slope = _in_memory(dstd / (std * max(n - 1, 1)))
+        offset = _in_memory(dmean / n - slope * rest)
+        return (slope * (x.to(mean.dtype) - mean) + offset).to(x.dtype), None
+
+
+def _in_memory(c: Tensor) -> Tensor:
+    """Numbers that the compiler must not compute again at every position where they are used."""
+    return c.as_strided(c.shape, c.stride())
 
 
 @torch.library.custom_op(

@@ -1,9 +1,11 @@
 """The layers' four kernels on CUDA, in Triton: one launch reduces, one applies, each way.
 
-A program handles a tile of positions by channels of one sample, whatever the layout: strides say
-where an element lies. Boxes are ordinary numbers that Triton must not specialise on, so a new box
-needs no compilation. Sums of squares merge tiles around their own means (Chan, Golub, LeVeque 1979,
-"Updating formulae and a pairwise algorithm for computing sample variances"), in float32.
+A program handles a tile of positions by channels of one sample, whatever the layout: strides of
+samples, channels and positions say where an element lies. Maps are dense, so that Triton sees what
+lies side by side and loads 16 bytes at a time. Boxes are ordinary numbers that it must not
+specialise on, so a new box needs no compilation. Sums of squares merge tiles around their own means
+(Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+variances"), in float32.
 
 The functions are those of :mod:`cnsn.kernels.cpu`; the arithmetic is tested with Triton's
 interpreter.
@@ -27,6 +29,8 @@ __all__ = ["affine", "gradient", "moments", "products"]
 # Elements of a tile, and how many programs keep a GPU busy.
 TILE = 2048
 PROGRAMS = 2048
+# Of a grid's second dimension.
+GRID = 65535
 
 BOX = ["top", "left", "height", "width", "chunk"]
 STYLE_BOX = ["style_top", "style_left", "style_height", "style_width"]
@@ -42,37 +46,48 @@ def _channels(channels, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
+def _place(p, map_width, step, top, left, width, BOXED: tl.constexpr):
+    """Where position `p` of the box lies in its channel."""
+    if BOXED:
+        return ((top + p // width) * map_width + left + p % width) * step
+    return p * step
+
+
+@triton.jit
 def _column(pointer, at, mask):
     return tl.load(pointer + at, mask=mask, other=0)[None, :]
 
 
 @triton.jit(do_not_specialize=BOX)
 def _moments(
-    x, mean_out, rest_out, square_out, channels, sb, sc, sh, sw,
-    top, left, height, width, chunk, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    x, mean_out, rest_out, square_out, channels, positions, map_width, sb, sc, step,
+    top, left, height, width, chunk,
+    BOXED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     sample, c = _channels(channels, BLOCK_C)
     real = c < channels
     base = x + sample * sb + c * sc
-    start = tl.program_id(1) * chunk
-    stop = tl.minimum(start + chunk, height * width)
+    # Whole tiles, and one bound for all of them, so that Triton knows what is aligned.
+    start = tl.program_id(1) * chunk * BLOCK_P
+    total = height * width if BOXED else positions
+    stop = tl.minimum(start + chunk * BLOCK_P, total)
     # Deviations from some value of the channel: what is summed is then small where the mean is not.
-    first = tl.load(base + top * sh + left * sw, mask=real, other=0).to(tl.float32)
+    first = tl.load(base + (top * map_width + left) * step, mask=real, other=0).to(tl.float32)
     mean = tl.zeros([BLOCK_C], tl.float32)
     square = tl.zeros([BLOCK_C], tl.float32)
     for position in range(start, stop, BLOCK_P):
         p = position + tl.arange(0, BLOCK_P)
-        place = (top + p // width) * sh + (left + p % width) * sw
-        mask = (p < stop)[:, None] & real[None, :]
+        place = _place(p, map_width, step, top, left, width, BOXED)
+        mask = (p < total)[:, None] & real[None, :]
         value = tl.load(base[None, :] + place[:, None], mask=mask, other=0).to(tl.float32)
         value = tl.where(mask, value - first[None, :], 0)
         before = (position - start).to(tl.float32)
-        here = tl.minimum(stop - position, BLOCK_P).to(tl.float32)
+        here = tl.minimum(total - position, BLOCK_P).to(tl.float32)
         tile_mean = tl.sum(value, 0) / here
         deviation = tl.where(mask, value - tile_mean[None, :], 0)
-        step = tile_mean - mean
-        mean += step * (here / (before + here))
-        square += tl.sum(deviation * deviation, 0) + step * step * (before * here / (before + here))
+        way = tile_mean - mean
+        mean += way * (here / (before + here))
+        square += tl.sum(deviation * deviation, 0) + way * way * (before * here / (before + here))
     at = (tl.program_id(1) * (tl.num_programs(0) // tl.cdiv(channels, BLOCK_C)) + sample) * channels
     rounded = first + mean
     tl.store(mean_out + at + c, rounded, mask=real)
@@ -82,23 +97,26 @@ def _moments(
 
 @triton.jit(do_not_specialize=BOX)
 def _products(
-    x, dy, mean, weighted_out, plain_out, channels, sb, sc, sh, sw,
+    x, dy, mean, weighted_out, plain_out, channels, positions, map_width, sb, sc, step,
     top, left, height, width, chunk,
-    CENTRED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    BOXED: tl.constexpr, CENTRED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     sample, c = _channels(channels, BLOCK_C)
     real = c < channels
     offset = sample * sb + c * sc
-    start = tl.program_id(1) * chunk
-    stop = tl.minimum(start + chunk, height * width)
+    # Whole tiles, and one bound for all of them, so that Triton knows what is aligned.
+    start = tl.program_id(1) * chunk * BLOCK_P
+    total = height * width if BOXED else positions
+    stop = tl.minimum(start + chunk * BLOCK_P, total)
     weighted = tl.zeros([BLOCK_C], tl.float32)
     plain = tl.zeros([BLOCK_C], tl.float32)
     if CENTRED:
         centre = _column(mean, sample * channels + c, real)
     for position in range(start, stop, BLOCK_P):
         p = position + tl.arange(0, BLOCK_P)
-        place = offset[None, :] + ((top + p // width) * sh + (left + p % width) * sw)[:, None]
-        mask = (p < stop)[:, None] & real[None, :]
+        place = _place(p, map_width, step, top, left, width, BOXED)
+        place = offset[None, :] + place[:, None]
+        mask = (p < total)[:, None] & real[None, :]
         value = tl.load(x + place, mask=mask, other=0).to(tl.float32)
         grad = tl.load(dy + place, mask=mask, other=0).to(tl.float32)
         if CENTRED:
@@ -113,7 +131,7 @@ def _products(
 
 @triton.jit(do_not_specialize=BOX)
 def _affine(
-    x, y, mean, gain, shift, channels, map_height, map_width, sb, sc, sh, sw,
+    x, y, mean, gain, shift, channels, positions, map_width, sb, sc, step,
     top, left, height, width,
     CENTRED: tl.constexpr, BOXED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -121,8 +139,8 @@ def _affine(
     real = c < channels
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     row, column = p // map_width, p % map_width
-    place = (sample * sb + c * sc)[None, :] + (row * sh + column * sw)[:, None]
-    mask = (p < map_height * map_width)[:, None] & real[None, :]
+    place = (sample * sb + c * sc)[None, :] + (p * step)[:, None]
+    mask = (p < positions)[:, None] & real[None, :]
     at = sample * channels + c
     value = tl.load(x + place, mask=mask, other=0).to(tl.float32)
     result = value
@@ -140,7 +158,7 @@ def _affine(
 @triton.jit(do_not_specialize=BOX + STYLE_BOX)
 def _gradient(
     x, dy, dx, gain, mean, slope, offset, style_mean, style_slope, style_offset,
-    channels, map_height, map_width, sb, sc, sh, sw,
+    channels, positions, map_width, sb, sc, step,
     top, left, height, width, style_top, style_left, style_height, style_width,
     BOXED: tl.constexpr, STYLED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -148,8 +166,8 @@ def _gradient(
     real = c < channels
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     row, column = p // map_width, p % map_width
-    place = (sample * sb + c * sc)[None, :] + (row * sh + column * sw)[:, None]
-    mask = (p < map_height * map_width)[:, None] & real[None, :]
+    place = (sample * sb + c * sc)[None, :] + (p * step)[:, None]
+    mask = (p < positions)[:, None] & real[None, :]
     at = sample * channels + c
     value = tl.load(x + place, mask=mask, other=0).to(tl.float32)
     grad = tl.load(dy + place, mask=mask, other=0).to(tl.float32)
@@ -172,39 +190,44 @@ class _Launch:
 
     def __init__(self, x: Tensor, box: Box | None) -> None:
         self.x, self.box = x, full_box(x) if box is None else box
-        self.boxed = box is not None
         _, channels, height, width = x.shape
-        if is_channels_last(x):
+        count, last = height * width, is_channels_last(x)
+        if last:
             block_c = min(triton.next_power_of_2(channels), 64)
-            block_p = min(triton.next_power_of_2(height * width), TILE // block_c)
+            block_p = min(triton.next_power_of_2(count), TILE // block_c)
         else:
-            block_p = min(triton.next_power_of_2(height * width), TILE)
+            block_p = min(triton.next_power_of_2(count), TILE)
             block_c = min(triton.next_power_of_2(channels), TILE // block_p)
-        self.blocks: dict[str, Any] = {"BLOCK_P": block_p, "BLOCK_C": block_c}
+        while math.ceil(count / block_p) > GRID:
+            block_p *= 2
+        # Strides of samples, channels and positions.
+        strides = (channels * count, *((1, channels) if last else (count, 1)))
+        self.where = (channels, count, width, *strides)
+        self.flags: dict[str, Any] = {
+            "BOXED": box is not None,
+            "BLOCK_P": block_p,
+            "BLOCK_C": block_c,
+        }
         self.rows = len(x) * math.ceil(channels / block_c)
-        self.tiles = math.ceil(height * width / block_p)
+        self.tiles = math.ceil(count / block_p)
         # Long maps of few channels are split, and the parts put together by the caller.
         self.parts = max(1, min(PROGRAMS // self.rows, self.tiles // 4))
-        self.chunk = math.ceil(positions(x, box) / self.parts)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.x.shape[1], self.x.shape[2], self.x.shape[3], *self.x.stride()
+        # In tiles.
+        self.chunk = math.ceil(positions(x, box) / (self.parts * block_p))
 
     def numbers(self) -> Tensor:
         """(parts, B, C)"""
         return torch.empty(self.parts, *self.x.shape[:2], dtype=torch.float32, device=self.x.device)
 
     def reduce(self, kernel: Any, *args: Any, **flags: Any) -> None:
-        channels, strides = self.x.shape[1], self.x.stride()
         with _on(self.x):
             kernel[(self.rows, self.parts)](
-                *args, channels, *strides, *self.box, self.chunk, **flags, **self.blocks
+                *args, *self.where, *self.box, self.chunk, **flags, **self.flags
             )
 
-    def apply(self, kernel: Any, *args: Any, **flags: Any) -> None:
+    def apply(self, kernel: Any, *args: Any, boxes: tuple[int, ...], **flags: Any) -> None:
         with _on(self.x):
-            kernel[(self.rows, self.tiles)](*args, **flags, BOXED=self.boxed, **self.blocks)
+            kernel[(self.rows, self.tiles)](*args, *self.where, *boxes, **flags, **self.flags)
 
 
 def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -218,8 +241,9 @@ def moments(x: Tensor, box: Box | None) -> tuple[Tensor, Tensor, Tensor]:
     if launch.parts == 1:
         return mean[0], rest[0], squares[0]
     n = positions(x, box)
-    starts = torch.arange(launch.parts, device=x.device) * launch.chunk
-    counts = (n - starts).clamp(0, launch.chunk).double()[:, None, None]
+    chunk = launch.chunk * launch.flags["BLOCK_P"]
+    starts = torch.arange(launch.parts, device=x.device) * chunk
+    counts = (n - starts).clamp(0, chunk).double()[:, None, None]
     # A part behind the box's end holds nothing, and its mean is some value of the channel.
     exact = mean.double() + rest.double()
     whole = (exact * counts).sum(0) / n
@@ -234,7 +258,7 @@ def affine(
     launch, y = _Launch(x, box), torch.empty_like(x)
     centred = mean is not None
     args = (x, y, mean if centred else gain, gain, shift if centred else gain)
-    launch.apply(_affine, *args, *launch.shape, *launch.box, CENTRED=centred)
+    launch.apply(_affine, *args, boxes=launch.box, CENTRED=centred)
     return y
 
 
@@ -256,7 +280,5 @@ def gradient(x: Tensor, dy: Tensor, gain: Tensor, content: Term, style: Term | N
     other = content if style is None else style
     boxes = (*launch.box, *(other.box or full_box(x)))
     numbers = (*content[1:], *other[1:])
-    launch.apply(
-        _gradient, x, dy, dx, gain, *numbers, *launch.shape, *boxes, STYLED=style is not None
-    )
+    launch.apply(_gradient, x, dy, dx, gain, *numbers, boxes=boxes, STYLED=style is not None)
     return dx

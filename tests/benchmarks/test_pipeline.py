@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from benchmarks import evaluate, scaling
 from benchmarks.table import Table, rates
-from benchmarks.timing import Turns, take_turns
+from benchmarks.timing import Turns, _Queue, _waited, take_turns
 from benchmarks.traffic import bytes_sent, measured_traffic, network, ring_bytes, sizes_of
 from cnsn import CNSNSpec
 
@@ -28,6 +29,63 @@ def test_candidates_take_turns_by_any_clock() -> None:
     assert calls[:4] == ["slow", "fast", "slow", "fast"] and len(calls) == 2 * (1 + 6)
     assert turns.times == {"slow": [3000.0] * 6, "fast": [1000.0] * 6}
     assert turns.ratio("slow", "fast") == (3, 3, 3)
+
+
+class SlowHost:
+    """A host that needs 0.5 ms for a launch, and a device that needs 0.02 ms for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.busy = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        host = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                self.at = 0.0
+
+            def record(self) -> None:
+                self.at = max(host.busy, host.now)
+
+            def query(self) -> bool:
+                return self.at <= host.now
+
+            def elapsed_time(self, other: Event) -> float:
+                return 1e3 * (other.at - self.at)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.work(cycles / 2e9))
+        monkeypatch.setattr(torch.cuda, "synchronize", self.wait)
+        monkeypatch.setattr(_Queue, "FLUSHED", 64)
+
+    def work(self, seconds: float) -> None:
+        self.busy = max(self.busy, self.now) + seconds
+
+    def wait(self, *_: object) -> None:
+        self.now = max(self.now, self.busy)
+
+    def launch(self) -> None:
+        self.now += 0.5e-3
+        self.work(0.02e-3)
+
+
+def test_queued_launches_count_for_what_the_device_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SlowHost(monkeypatch)
+    queue = _Queue(torch.device("cpu"))
+
+    def run() -> None:
+        for _ in range(7):
+            host.launch()
+
+    assert queue.milliseconds(run) == pytest.approx(7 * 0.02)
+    # Ten runs from idle to idle take as long as the host needs.
+    assert _waited(run, 10, torch.device("cpu")) == pytest.approx(7 * 0.5, rel=0.01)
+
+    def waits() -> None:
+        host.launch()
+        host.wait()
+
+    with pytest.raises(RuntimeError, match="does not wait for the device"):
+        queue.milliseconds(waits)
 
 
 def test_rates_and_table() -> None:

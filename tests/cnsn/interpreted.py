@@ -5,13 +5,17 @@ Not collected: the interpreter is chosen by an environment variable before Trito
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
 from torch import Tensor
 
-from cnsn.kernels import cpu, gpu
+from cnsn import SelfNorm
+from cnsn.kernels import autograd, cpu, gpu
 from cnsn.kernels.regions import Box, Term
+from tests.cnsn import test_fast
+from tests.cnsn.test_layers import active
 
 SHAPES = [(2, 3, 5, 7), (2, 70, 4, 2), (1, 2, 40, 25), (2, 5, 9, 1), (1, 1, 1, 2)]
 
@@ -52,6 +56,16 @@ def check(x: Tensor, dy: Tensor, box: Box | None, style_box: Box | None) -> None
         close(gpu.gradient(*arguments), cpu.gradient(*arguments), tolerance)
 
 
+def check_layers(shape: tuple[int, ...], layout: str, ratio: float) -> None:
+    """Forward and backward of the layers on these kernels, against the reference in float64."""
+    x = test_fast.laid_out(test_fast.maps(shape, ratio, 0).float(), layout)
+    for two_sided in (False, True):
+        layer = SelfNorm(shape[1], two_sided=two_sided)
+        test_fast.check(layer, copy.deepcopy(layer).double(), x, 1e-5)
+    for crop in test_fast.CROPS:
+        test_fast.check(*(active(3, crop=crop) for _ in range(2)), x, 1e-5)
+
+
 def main() -> None:
     torch.manual_seed(0)
     # Small tiles, so that there are several, and parts to put together.
@@ -65,7 +79,16 @@ def main() -> None:
         height, width = shape[2:]
         for box in (None, (height // 3, width // 4, height // 2 + 1, width // 2 + 1)):
             check(x, dy, box, (0, 0, height, max(width // 2, 1)))
-    assert gpu._Launch(torch.zeros(1, 2, 40, 25), None).parts > 1
+    x, dy = torch.randn(2, 1, 2, 40, 25).unbind()
+    assert gpu._Launch(x, None).parts > 1
+    gpu.GRID = 3
+    assert gpu._Launch(x, None).tiles <= 3
+    check(x, dy, None, None)
+    backend, autograd.backend = autograd.backend, lambda _: gpu
+    check_layers((4, 3, 5, 7), "channels_last", 1.0)
+    check_layers((3, 2, 20, 30), "contiguous", 1e3)
+    check_layers((3, 3, 9), "strided", 30.0)
+    autograd.backend = backend
     print("checked")
 
 

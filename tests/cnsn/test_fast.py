@@ -55,7 +55,7 @@ def results(layer: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Tensor]:
 
 def check(layer: nn.Module, exact: nn.Module, x: Tensor, tolerance: float) -> None:
     """`layer` by the kernels against `exact` by the reference in float64."""
-    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(7)).to(x.dtype)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(7)).to(x)
     assert kernels.suit(x)
     ours = results(layer, x, weight)
     with kernels.disabled():
@@ -175,9 +175,7 @@ def test_bytes_saved_for_backward(layer: str, dtype: torch.dtype, size: int) -> 
         y = module(x)
     y.sum().backward()
     size_of_map = x.numel() * x.element_size()
-    # Six float32 numbers beside 64 of half the size.
-    small = size == 8 and dtype == torch.bfloat16 and layer in ("style", "content", "both")
-    assert size_of_map <= sum(packed.values()) <= (1.2 if small else 1.15) * size_of_map
+    assert size_of_map <= sum(packed.values()) <= 1.15 * size_of_map
 
 
 @pytest.mark.parametrize("crop", CROPS)

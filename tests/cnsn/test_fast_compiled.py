@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from cnsn import CNSNSpec, CrossNorm, SelfNorm, crossnorm_active, insert, kernels
 from cnsn.kernels import compiled as operators
 from cnsn.nets import wide_resnet
+from tests.cnsn.test_fast import TOLERANCE, check, laid_out, maps
 
 
 @pytest.mark.parametrize("crop", ["neither", "style", "content", "both"])
@@ -65,6 +66,23 @@ def test_compiled_layer_draws_as_the_plain_one(
     with kernels.disabled():
         layer.generator = torch.Generator().manual_seed(5)
         torch.testing.assert_close(fast(x), results[1][0], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_selfnorm_against_float64(two_sided: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = SelfNorm(3, two_sided=two_sided)
+    exact = copy.deepcopy(layer).double()
+    torch._dynamo.reset()
+    fast = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for shape, layout in (((4, 3, 6, 5), "channels_last"), ((5, 3, 11), "strided")):
+        for ratio in (1.0, 30.0):
+            x = laid_out(maps(shape, ratio, 0).to(dtype), layout)
+            # This backend rounds both parts of the gradient, and their sum.
+            check(fast, exact, x, TOLERANCE[dtype] if dtype == torch.float32 else 1e-2)
+            layer.zero_grad()
+            exact.zero_grad()
 
 
 def test_operators_are_what_they_declare() -> None:

@@ -28,26 +28,40 @@ def test_arithmetic_in_the_interpreter() -> None:
 
 
 COMPILE = """
+import re
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from cnsn.kernels import gpu
 
-maps, numbers = ("x", "y", "dy", "dx"), ("channels", "map_height", "map_width")
-whole = (*numbers, "sb", "sc", "sh", "sw", *gpu.BOX, *gpu.STYLE_BOX)
-for kernel in (gpu._moments, gpu._products, gpu._affine, gpu._gradient):
+maps, where = ("x", "y", "dy", "dx"), ("channels", "positions", "map_width", "sb", "sc", "step")
+whole = (*where, *gpu.BOX, *gpu.STYLE_BOX)
+kernels = (gpu._moments, gpu._products, gpu._affine, gpu._gradient)
+for kernel in kernels:
     # A box may be any number: Triton must not make a kernel for 1 or for multiples of 16.
     assert all(p.do_not_specialize for p in kernel.params if p.name in gpu.BOX + gpu.STYLE_BOX)
-    signature, constants = {}, {}
-    for p in kernel.params:
+for kernel, boxed, last in [(k, False, last) for k in kernels for last in (False, True)] + [
+    (k, True, False) for k in kernels
+]:
+    signature, constants, aligned = {}, {"sc" if last else "step": 1}, {}
+    sizes = {"BLOCK_P": 32 if last else 1024, "BLOCK_C": 64 if last else 2}
+    for i, p in enumerate(kernel.params):
         if p.is_constexpr:
+            constants[p.name] = sizes.get(p.name, boxed if p.name in ("BOXED", "STYLED") else True)
+        if p.name in constants:
             signature[p.name] = "constexpr"
-            constants[p.name] = {"BLOCK_P": 32, "BLOCK_C": 64}.get(p.name, True)
-        else:
-            floats = "*bf16" if p.name in maps else "*fp32"
-            signature[p.name] = "i32" if p.name in whole else floats
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+            continue
+        floats = "*bf16" if p.name in maps and boxed else "*fp32"
+        signature[p.name] = "i32" if p.name in whole else floats
+        if not p.do_not_specialize:
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
+    assert compiled["cubin"]
+    loads = re.findall(r"ld\.global\S*", compiled["ptx"])
+    # Maps come 16 bytes at a time, in either layout.
+    assert boxed or sum(".v4." in load for load in loads) >= 4, (kernel, loads)
 print("compiled")
 """
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnsn.functional import cross_norm, instance_stats, sample_beta, sample_box
+from cnsn.functional import cross_norm, instance_stats, sample_beta, sample_box, sample_span
 
 
 def numpy_stats(x: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +179,26 @@ def test_box_areas_follow_the_released_code() -> None:
     generator = torch.Generator().manual_seed(1)
     boxes = [sample_box(32, 32, generator=generator) for _ in range(3000)]
     assert stats.ks_2samp(expected, [b[2] * b[3] / 1024 for b in boxes]).pvalue > 1e-3
+
+
+@given(
+    lengths=st.lists(st.integers(0, 5000), min_size=1, max_size=5),
+    min_area=st.sampled_from([0.0, 0.1, 0.5, 0.9]),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=100, deadline=None)
+def test_spans_are_the_same_share_of_every_sequence(
+    lengths: list[int], min_area: float, seed: int
+) -> None:
+    generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    first, last = sample_span(torch.tensor(lengths), min_area=min_area, generator=generators[0])
+    start, _, length, _ = sample_box(1 << 24, 1, min_area=min_area, generator=generators[1])
+    assert torch.equal(*(g.get_state() for g in generators))
+    for n, a, b in zip(lengths, first.tolist(), last.tolist(), strict=True):
+        assert 0 <= a <= b <= n and b - a >= max(min(n, 2), min_area * n)
+        if b - a > 2:
+            assert abs(a / n - start / 2**24) <= 1 / n
+            assert abs(b / n - (start + length) / 2**24) <= 1 / n
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnsn import CNSN, CrossNorm, SelfNorm
-from cnsn.functional import sample_box
+from cnsn.functional import sample_box, sample_span
 from tests.cnsn.test_functional import numpy_cross_norm, numpy_stats
 
 
@@ -28,12 +28,13 @@ def test_crossnorm_equals_numpy_with_the_same_draws(crop: str, shape: tuple[int,
         out = active(seed, crop=crop)(x)
         replay = torch.Generator().manual_seed(seed)
         order = torch.randperm(shape[0], generator=replay).numpy()
-        size = (shape[2], shape[3] if len(shape) == 4 else 1)
 
-        def box(size: tuple[int, int] = size, replay: torch.Generator = replay) -> tuple:
-            top, left, height, width = sample_box(*size, generator=replay)
-            index = (slice(None), slice(None), slice(top, top + height))
-            return (*index, slice(left, left + width)) if len(shape) == 4 else index
+        def box(replay: torch.Generator = replay) -> tuple:
+            if len(shape) == 3:
+                first, last = sample_span(torch.tensor(shape[2]), generator=replay)
+                return slice(None), slice(None), slice(first, last)
+            top, left, height, width = sample_box(*shape[2:], generator=replay)
+            return ..., slice(top, top + height), slice(left, left + width)
 
         content, everything = x.numpy(), (slice(None),) * len(shape)
         style = content[box() if crop in ("style", "both") else everything][order]

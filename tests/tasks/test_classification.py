@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 from torchmetrics.classification import MulticlassCalibrationError
 
 from cnsn import CNSNSpec
+from cnsn.layers import Crop
 from cnsn.nets import wide_resnet
 from data.corruptions import CORRUPTIONS
 from data.imagenet_layout import ALEXNET_ERRORS
@@ -136,17 +136,33 @@ def test_more_active_sites_than_there_are() -> None:
         Classification(network, CNSNSpec(kind="cn"), CrossNormTraining(k=4))
 
 
-def test_crossnorm_views_add_no_compiled_graphs() -> None:
+@pytest.mark.parametrize("crop", ["neither", "both"])
+def test_crossnorm_views_run_in_the_one_compiled_graph(crop: Crop) -> None:
     network = wide_resnet(depth=10, width=1)
-    module = Classification(network, CNSNSpec(kind="cn"), CrossNormTraining(p=1.0, k=1)).train()
+    spec = CNSNSpec(kind="cn", crop=crop)
+    module = Classification(network, spec, CrossNormTraining(p=1.0, k=1)).train()
     x = torch.randn(4, 3, 8, 8)
     torch._dynamo.reset()
-    compiled = CompileCounter()
-    module.network.compile(backend=compiled)
+    graphs = calls = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+
+        def run(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return graph(*args)
+
+        return run
+
+    module.network.compile(backend=backend, fullgraph=True)
     clean = module(x)
-    first = compiled.frame_count
     for step in range(6):
         with module.crossnorm_view(step):
-            assert not torch.allclose(module(x), clean)
+            view = module(x)
+        assert not torch.allclose(view, clean)
+        with torch.compiler.set_stance("force_eager"), module.crossnorm_view(step):
+            torch.testing.assert_close(module(x), view)
         torch.testing.assert_close(module(x), clean)
-    assert compiled.frame_count == first > 0
+    assert graphs == 1 and calls == 1 + 2 * 6

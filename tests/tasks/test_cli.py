@@ -255,7 +255,7 @@ def test_flags_train(tmp_path: Path, flags: list[str]) -> None:
 
 @pytest.mark.slow
 def test_compiled_training_follows_the_plain_one(tmp_path: Path) -> None:
-    options = [*DIGITS, *SHORT, "--trainer.max_steps=3", "--model.cnsn.kind=sn"]
+    options = [*DIGITS, *SHORT, "--trainer.max_steps=3", *CNSN, "--model.crossnorm.p=1"]
     main(["fit", *options, *places(tmp_path / "plain")])
     main(["fit", *options, *places(tmp_path / "compiled"), "--model.compile=true"])
     plain, compiled = (final_state(tmp_path / name) for name in ("plain", "compiled"))

@@ -30,6 +30,7 @@ TRAINING = [
     "adaptation, source, style of the target, adversary 1",
     "adaptation, per_domain, style of the source, adversary 0",
     "text, crop neither",
+    "text, crop both",
 ]
 
 
