@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["cross_norm", "instance_stats", "sample_beta", "sample_box", "sample_span"]
+__all__ = ["cross_norm", "exchange", "instance_stats", "sample_beta", "sample_box", "sample_span"]
 
 # The sampling loops below are exact rejections; a bound keeps a bad draw from hanging a run.
 MAX_TRIES = 100
@@ -122,6 +122,52 @@ def restyle(
     """``style_std * (content - mean) / std + style_mean``, rounded once to the content's dtype."""
     centred = _at_least_float32(content) - mean
     return (centred * (style_std / std) + style_mean).to(content.dtype)
+
+
+def exchange(
+    x: Tensor,
+    order: Tensor,
+    dim: int,
+    eps: float,
+    content_box: tuple[int, int, int, int] | None = None,
+    style_box: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    """Give each map of a batch, inside a box, the statistics of another map's box.
+
+    Args:
+        x: (B, C, H, W) or (B, C, L).
+        order: whose style each takes, (B,) along dimension 0 or (C,) along 1.
+        dim: 0 or 1.
+        eps: added to both variances, inside the root.
+        content_box: top, left, height and width; None is everywhere. A sequence is a map one
+            position wide.
+        style_box: likewise.
+
+    Returns:
+        Of the shape and dtype of `x`, equal to it outside the content's box.
+    """
+    place = _index(x, content_box)
+    content = x[place]
+    stats = instance_stats(content, eps)
+    # Every style is some map's own statistics: only they are permuted.
+    same = content_box == style_box
+    styles = stats if same else instance_stats(x[_index(x, style_box)], eps)
+    restyled = restyle(content, *stats, *(s.index_select(dim, order) for s in styles))
+    if content_box is None:
+        return restyled
+    out = x.clone()
+    out[place] = restyled
+    return out
+
+
+def _index(x: Tensor, box: tuple[int, int, int, int] | None) -> tuple[slice, ...]:
+    """What cuts `box` out of maps or, one position wide, out of sequences."""
+    everything = (slice(None),) * x.ndim
+    if box is None:
+        return everything
+    top, left, height, width = box
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    return (*everything[:2], rows, columns)[: x.ndim]
 
 
 def sample_beta(beta: float, generator: torch.Generator | None = None) -> float:

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cnsn import kernels
+from cnsn import functional, kernels
 from cnsn.functional import instance_stats, restyle, sample_box, sample_span
 from cnsn.kernels.regions import Box, to_device
 
@@ -111,20 +111,10 @@ class CrossNorm(nn.Module):
         if mask is not None:
             return self._masked_exchange(x, mask)
         order, content_box, style_box = self.draw(x.shape)
-        dim, order = self.dim, to_device(order, x.device)
         if kernels.suit(x):
-            both = () if content_box == style_box else (style_box,)
-            return kernels.Statistics(x, self.eps, content_box, *both).exchanged(order, dim)
-        content, style = x[_index(x, content_box)], x[_index(x, style_box)]
-        stats = instance_stats(content, self.eps)
-        # Every style is some map's own statistics: only they are permuted.
-        styles = stats if content_box == style_box else instance_stats(style, self.eps)
-        restyled = restyle(content, *stats, *(s.index_select(dim, order) for s in styles))
-        if content_box is None:
-            return restyled
-        out = x.clone()
-        out[_index(x, content_box)] = restyled
-        return out
+            return kernels.exchanged(x, order, self.dim, self.eps, content_box, style_box)
+        order = to_device(order, x.device)
+        return functional.exchange(x, order, self.dim, self.eps, content_box, style_box)
 
     def _masked_exchange(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.ndim != 3:
@@ -233,6 +223,10 @@ class SelfNorm(nn.Module):
         return y if self.f_fc is None else torch.where(mask.unsqueeze(1), y, x)
 
     def _fast(self, x: Tensor) -> Tensor:
+        pairs = [(self.g_fc, self.g_bn), (self.f_fc, self.f_bn)]
+        gates = kernels.gates(x, [(fc, bn) for fc, bn in pairs if fc is not None])
+        if gates is not None:
+            return kernels.gated(x, self.eps, gates)
         maps = kernels.Statistics(x, self.eps)
         gain = self._gate(maps.mean, maps.std, self.g_fc, self.g_bn)
         if self.f_fc is None or self.f_bn is None:
@@ -296,16 +290,6 @@ class CNSN(nn.Module):
 
 def _compiling() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-
-
-def _index(x: Tensor, box: Box | None) -> tuple[slice, ...]:
-    """What cuts `box` out of maps or, one position wide, out of sequences."""
-    everything = (slice(None),) * x.ndim
-    if box is None:
-        return everything
-    top, left, height, width = box
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    return (*everything[:2], rows, columns)[: x.ndim]
 
 
 def _check_batch(x: Tensor) -> None:

@@ -14,7 +14,7 @@ DASHBOARD = ("wandb", "wandb_workspaces")
 # Inside the function that needs it, cnsn may import these.
 LAZY = {"segmentation_models_pytorch", "safetensors", "triton"}
 # Made of Triton, and imported inside a function itself.
-TRITON = "cnsn/kernels/gpu.py"
+TRITON = ("cnsn/kernels/gpu.py", "cnsn/kernels/tiles.py")
 
 
 def imports(source: str) -> list[tuple[str, bool]]:
@@ -42,8 +42,12 @@ def violations(package: str, file: str, source: str) -> list[str]:
             first == "tests"
             or (first in DASHBOARD and not file.startswith(("tasks/dashboards", "tasks/wandb_")))
             or (package == "data" and first in ("cnsn", "tasks"))
-            or (package == "cnsn" and not _allowed_in_cnsn(first, at_top and file != TRITON))
-            or (module == "cnsn.kernels.gpu" and at_top)
+            or (package == "cnsn" and not _allowed_in_cnsn(first, at_top and file not in TRITON))
+            or (
+                module in ("cnsn.kernels.gpu", "cnsn.kernels.tiles")
+                and at_top
+                and file not in TRITON
+            )
             or (package == "tasks" and first == "tasks" and other in TASKS - {own_task})
         ):
             bad.append(module)

@@ -9,8 +9,19 @@ reference runs (compiled layers: see :mod:`cnsn.kernels.compiled`).
         y = layer(x)                     # the reference, whatever `x` is
 """
 
-from cnsn.kernels.autograd import Statistics
+from cnsn.kernels.autograd import Statistics, exchanged
 from cnsn.kernels.compiled import exchange, register, traced_statistics
 from cnsn.kernels.dispatch import disabled, suit
+from cnsn.kernels.gates import gated, gates
 
-__all__ = ["Statistics", "disabled", "exchange", "register", "suit", "traced_statistics"]
+__all__ = [
+    "Statistics",
+    "disabled",
+    "exchange",
+    "exchanged",
+    "gated",
+    "gates",
+    "register",
+    "suit",
+    "traced_statistics",
+]

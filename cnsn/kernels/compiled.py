@@ -148,8 +148,8 @@ def _(x: Tensor, site: Tensor) -> tuple[Tensor, ...]:
 
 def _mean_and_std(x: Tensor, box: Box | None, eps: float) -> tuple[Tensor, Tensor]:
     if dispatch.suit(x):
-        maps = autograd.Statistics(x, eps, box)
-        return maps.mean, maps.std
+        found = autograd.backend(x).moments(x, box, eps)
+        return found.mean, found.std
     mean, std = instance_stats(inside(x, box), eps)
     return mean.flatten(1), std.flatten(1)
 

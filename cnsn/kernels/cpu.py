@@ -13,9 +13,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cnsn.kernels.regions import Box, Term, at_least_float32, inside, is_channels_last, positions
+from cnsn.kernels.regions import (
+    Box,
+    Moments,
+    Term,
+    at_least_float32,
+    inside,
+    is_channels_last,
+    positions,
+    term,
+)
 
-__all__ = ["affine", "gradient", "moments", "products"]
+__all__ = [
+    "affine",
+    "exchange",
+    "exchange_gradient",
+    "gradient",
+    "moments",
+    "partners",
+    "products",
+]
 
 # Bytes of floats that a thread works on at a time: fewer calls weigh more than a nearer cache.
 BLOCK_BYTES = 1 << 21
@@ -117,8 +134,8 @@ def _numbers(x: Tensor) -> Tensor:
     return torch.empty(x.shape[:2], dtype=at_least_float32(x.dtype), device=x.device)
 
 
-def moments(x: Tensor, box: Box | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, what rounding took from it, and sum of squared deviations over `box`, each (B, C)."""
+def moments(x: Tensor, box: Box | None, eps: float) -> Moments:
+    """Of every channel of every sample over `box`; `eps` is added to the unbiased variance."""
     blocks, n = _Blocks(x, box), positions(x, box)
     guess, rest, squares = (_numbers(x) for _ in range(3))
     for source, buffer, total, column, deviation, square in zip(
@@ -140,7 +157,9 @@ def moments(x: Tensor, box: Box | None) -> tuple[Tensor, Tensor, Tensor]:
     rest.div_(n)
     squares.addcmul_(rest, rest, value=-n).clamp_(min=0)
     mean = guess + rest
-    return mean, guess.sub_(mean).add_(rest), squares
+    std = squares.div_(max(n - 1, 1)).add_(eps).sqrt_()
+    # Half precision has no digits that the rest would matter for.
+    return Moments(box, mean, std, guess.sub_(mean).add_(rest) if x.dtype == mean.dtype else None)
 
 
 def affine(
@@ -191,7 +210,9 @@ def products(
     return weighted, plain
 
 
-def gradient(x: Tensor, dy: Tensor, gain: Tensor, content: Term, style: Term | None) -> Tensor:
+def gradient(
+    x: Tensor, dy: Tensor, gain: Tensor, content: Term, style: Term | None = None
+) -> Tensor:
     """``gain * dy`` and the content's term in its box, `dy` elsewhere; plus the style's term."""
     dx = torch.empty_like(x)
     if content.box is not None:
@@ -208,6 +229,45 @@ def gradient(x: Tensor, dy: Tensor, gain: Tensor, content: Term, style: Term | N
     if style is not None:
         _add(dx, x, style)
     return dx
+
+
+def partners(order: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """What :func:`exchange` and its gradient ask of `order`, which says whose style each takes."""
+    return (order.to(device),)
+
+
+def exchange(
+    x: Tensor, partners: tuple[Tensor, ...], dim: int, content: Moments, style: Moments
+) -> Tensor:
+    """`x` in the content's box with the style's statistics; `dim` is that of the order."""
+    gain, shift = (s.index_select(dim, *partners) for s in (style.std, style.mean))
+    gain.div_(content.std)
+    if content.rest is not None:
+        shift.addcmul_(gain, content.rest, value=-1)
+    return affine(x, content.box, content.mean, gain, shift)
+
+
+def exchange_gradient(
+    x: Tensor,
+    dy: Tensor,
+    partners: tuple[Tensor, ...],
+    dim: int,
+    content: Moments,
+    style: Moments,
+) -> Tensor:
+    """Through both pairs of statistics."""
+    gain = style.std.index_select(dim, *partners).div_(content.std)
+    scaled, plain = products(x, dy, content.box, content.mean)
+    assert plain is not None
+    if content.rest is not None:
+        scaled.addcmul_(plain, content.rest, value=-1)
+    scaled.div_(content.std)
+    zeros = torch.zeros_like(gain)
+    dmean, dstd = (zeros.index_add(dim, partners[0], part) for part in (plain, scaled))
+    own = (-gain * plain, -gain * scaled)
+    if content.box == style.box:
+        return gradient(x, dy, gain, term(x, content, own[0] + dmean, own[1] + dstd))
+    return gradient(x, dy, gain, term(x, content, *own), term(x, style, dmean, dstd))
 
 
 def _add(dx: Tensor, x: Tensor, term: Term) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = [
     "Box",
+    "Gate",
+    "Moments",
     "Term",
     "alike",
     "at_least_float32",
@@ -17,11 +19,39 @@ __all__ = [
     "inside",
     "is_channels_last",
     "positions",
+    "term",
     "to_device",
 ]
 
 # Top, left, height and width. None, wherever a box is asked for, is the whole map.
 Box = tuple[int, int, int, int]
+
+
+class Moments(NamedTuple):
+    """Statistics of a box: (B, C) numbers. The rest, if any, is the mean's rounding error."""
+
+    box: Box | None
+    mean: Tensor
+    std: Tensor
+    rest: Tensor | None
+
+
+class Gate(NamedTuple):
+    """What makes a gate of SelfNorm from mean and std: (C,) numbers, and `fc` of (C, 1, 2).
+
+    Attributes:
+        mean, variance: what its batch norm normalises by, or its running statistics.
+        batch: None, or, if the batch's statistics are to be taken, the batches so far (a counter
+            that is moved on, as are the running statistics) and the momentum.
+    """
+
+    fc: Tensor
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+    eps: float
+    batch: tuple[Tensor, float] | None
 
 
 class Term(NamedTuple):
@@ -36,6 +66,14 @@ class Term(NamedTuple):
 def positions(x: Tensor, box: Box | None) -> int:
     """How many positions of each map (B, C, H, W) lie in `box`."""
     return x.shape[2] * x.shape[3] if box is None else box[2] * box[3]
+
+
+def term(x: Tensor, moments: Moments, dmean: Tensor, dstd: Tensor) -> Term:
+    """What the gradients of `moments` add to that of `x`."""
+    box, mean, std, rest = moments
+    n = positions(x, box)
+    slope, offset = dstd / (std * max(n - 1, 1)), dmean / n
+    return Term(box, mean, slope, offset if rest is None else offset - slope * rest)
 
 
 def full_box(x: Tensor) -> Box:

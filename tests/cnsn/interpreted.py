@@ -5,13 +5,17 @@ Not collected: the interpreter is chosen by an environment variable before Trito
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from cnsn import SelfNorm
+from cnsn import CrossNorm, SelfNorm, kernels
 from cnsn.kernels import autograd, cpu, gpu
 from cnsn.kernels.regions import Box, Term
 from tests.cnsn import test_fast
@@ -31,17 +35,20 @@ def close(ours: Tensor | None, theirs: Tensor | None, tolerance: float) -> None:
 
 
 def check(x: Tensor, dy: Tensor, box: Box | None, style_box: Box | None) -> None:
-    numbers = torch.randn(5, *x.shape[:2])
+    numbers = torch.randn(3, *x.shape[:2])
     # The interpreter cuts bfloat16 off instead of rounding it.
     tolerance = 1e-5 if x.dtype == torch.float32 else 1e-2
-    ours, theirs = gpu.moments(x, box), cpu.moments(x, box)
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.shape == other.shape == x.shape[:2] and mine.dtype == torch.float32
-    exact = theirs[0].double() + theirs[1].double()
-    spread = theirs[2].max().sqrt()
-    assert (ours[0].double() + ours[1].double() - exact).abs().max() < 1e-6 * spread
-    close(ours[2], theirs[2], 1e-5)
-    mean = theirs[0]
+    eps = 1e-5
+    ours, theirs = gpu.moments(x, box, eps), cpu.moments(x, box, eps)
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None and other is not None:
+            assert mine.shape == other.shape == x.shape[:2] and mine.dtype == torch.float32
+    exact, found = (m.mean.double() + (0 if m.rest is None else m.rest) for m in (theirs, ours))
+    accuracy = 1e-6 * theirs.std.max() + (1e-7 * exact.abs().max() if ours.rest is None else 0)
+    assert (found - exact).abs().max() < accuracy
+    close(ours.std, theirs.std, 1e-5)
+    mean = theirs.mean
     for centre, shift in ((mean, numbers[1]), (None, None)):
         if centre is not None or box is None:
             args = (x, box, centre, numbers[0], shift)
@@ -50,20 +57,138 @@ def check(x: Tensor, dy: Tensor, box: Box | None, style_box: Box | None) -> None
             gpu.products(x, dy, box, centre), cpu.products(x, dy, box, centre), strict=True
         ):
             close(mine, other, 1e-5)
-    content = Term(box, mean, numbers[1], numbers[2])
-    for style in (None, Term(style_box, mean, numbers[3], numbers[4])):
-        arguments = (x, dy, numbers[0], content, style)
-        close(gpu.gradient(*arguments), cpu.gradient(*arguments), tolerance)
+    arguments = (x, dy, numbers[0], Term(None, mean, numbers[1], numbers[2]))
+    close(gpu.gradient(*arguments), cpu.gradient(*arguments), tolerance)
+    style = cpu.moments(x, style_box, eps) if box is not None else theirs
+    # A permutation, and styles that several take, and some nobody.
+    orders = (torch.randperm(len(x)), torch.randint(x.shape[1], x.shape[1:2]))
+    for dim, order in enumerate(orders):
+        results = []
+        for module in (gpu, cpu):
+            pair = (module.partners(order, x.device), dim, theirs, style)
+            results += [module.exchange(x, *pair), module.exchange_gradient(x, dy, *pair)]
+        close(results[0], results[2], tolerance)
+        close(results[1], results[3], tolerance)
 
 
 def check_layers(shape: tuple[int, ...], layout: str, ratio: float) -> None:
     """Forward and backward of the layers on these kernels, against the reference in float64."""
     x = test_fast.laid_out(test_fast.maps(shape, ratio, 0).float(), layout)
-    for two_sided in (False, True):
-        layer = SelfNorm(shape[1], two_sided=two_sided)
-        test_fast.check(layer, copy.deepcopy(layer).double(), x, 1e-5)
+    for two_sided, training in itertools.product((False, True), (True, False)):
+        layer = SelfNorm(shape[1], two_sided=two_sided).train(training)
+        check_selfnorm(layer, x, parameters=ratio == 1.0)
+    layer = SelfNorm(shape[1], two_sided=True)
+    layer.g_bn.momentum = None
+    check_selfnorm(layer, x, parameters=False)
     for crop in test_fast.CROPS:
         test_fast.check(*(active(3, crop=crop) for _ in range(2)), x, 1e-5)
+
+
+def check_selfnorm(layer: SelfNorm, x: Tensor, parameters: bool) -> None:
+    exact = copy.deepcopy(layer).double()
+    test_fast.check(layer, exact, x, 1e-5)
+    for ours, theirs in zip(layer.buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-6)
+    for mine, other in zip(layer.parameters(), exact.parameters(), strict=True):
+        assert mine.grad is not None and other.grad is not None
+        error = (mine.grad.double() - other.grad).abs().max() / other.grad.abs().max()
+        assert error < 1e-5 or not parameters, error
+
+
+def check_second_order() -> None:
+    for layer in (SelfNorm(2), SelfNorm(2, two_sided=True), active(crop="both")):
+        found = []
+        for context in (contextlib.nullcontext(), kernels.disabled()):
+            if isinstance(layer, CrossNorm):
+                layer.generator = torch.Generator().manual_seed(0)
+            x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            with context:
+                loss = layer(x).pow(3).sum()
+                (dx,) = torch.autograd.grad(loss, x, create_graph=True)
+                loss = loss + dx.square().sum()
+                found.append((dx, *torch.autograd.grad(loss, [x, *layer.parameters()])))
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+# Forward and backward, of ours; where the map is not split.
+LAUNCHES = {
+    "SelfNorm": (3, 3),
+    "SelfNorm, eval": (2, 3),
+    "SelfNorm, two-sided": (4, 4),
+    "CrossNorm": (2, 2),
+    "CrossNorm, content": (3, 2),
+}
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would be launched on a GPU: our kernels, and operations that compute."""
+
+    # What a layer draws is drawn on the host.
+    NONE = (
+        "view",
+        "select",
+        "split",
+        "unsqueeze",
+        "squeeze",
+        "alias",
+        "detach",
+        "empty",
+        "as_strided",
+        "rand",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours, self.others = 0, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not name.startswith(self.NONE + tuple(f"_{v}" for v in self.NONE) + ("new_empty",)):
+            self.others.append(name)
+        return func(*args, **(kwargs or {}))
+
+    @contextlib.contextmanager
+    def launch(self, _: Tensor) -> Iterator[None]:
+        """In place of what surrounds every launch of ours."""
+        self.ours += 1
+        with _disable_current_modes():
+            yield
+
+
+def launches(layer: nn.Module, x: Tensor) -> list[tuple[int, list[str]]]:
+    """Of the layer's forward, and of its backward."""
+    x, dy = x.detach().requires_grad_(), torch.randn_like(x)
+    around, partners = gpu._on, gpu.partners
+
+    def on_the_host(*args: Any) -> Any:
+        with _disable_current_modes():
+            return partners(*args)
+
+    gpu.partners = on_the_host
+    forward, backward = Launches(), Launches()
+    try:
+        gpu._on = forward.launch
+        with forward:
+            y = layer(x)
+        gpu._on = backward.launch
+        with backward:
+            y.backward(dy)
+    finally:
+        gpu._on, gpu.partners = around, partners
+    return [(counted.ours, counted.others) for counted in (forward, backward)]
+
+
+def check_launches() -> None:
+    x = torch.randn(4, 3, 6, 6)
+    layers = {
+        "SelfNorm": SelfNorm(3),
+        "SelfNorm, eval": SelfNorm(3).eval(),
+        "SelfNorm, two-sided": SelfNorm(3, two_sided=True),
+        "CrossNorm": active(),
+        "CrossNorm, content": active(crop="content"),
+    }
+    for name, layer in layers.items():
+        assert launches(layer, x) == [(n, []) for n in LAUNCHES[name]], (name, launches(layer, x))
 
 
 def main() -> None:
@@ -88,6 +213,8 @@ def main() -> None:
     check_layers((4, 3, 5, 7), "channels_last", 1.0)
     check_layers((3, 2, 20, 30), "contiguous", 1e3)
     check_layers((3, 3, 9), "strided", 30.0)
+    check_second_order()
+    check_launches()
     autograd.backend = backend
     print("checked")
 

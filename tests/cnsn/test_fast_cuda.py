@@ -64,17 +64,17 @@ def test_large_maps(shape: tuple[int, ...], layout: str) -> None:
 
 def test_a_new_box_compiles_nothing() -> None:
     """Boxes of one row, of 16, of odd sizes, of which Triton makes kernels of their own if let."""
-    from cnsn.kernels import gpu
+    from cnsn.kernels import tiles
 
     x = torch.randn(4, 8, 32, 32, device="cuda", requires_grad=True)
     layer = active(0, crop="both")
     layer(x).sum().backward()
-    names = ("_moments", "_products", "_affine", "_gradient")
-    before = {name: _versions(getattr(gpu, name)) for name in names}
+    names = ("moments", "products", "exchange", "exchange_gradient")
+    before = {name: _versions(getattr(tiles, name)) for name in names}
     for seed in range(1, 40):
         layer.generator = torch.Generator().manual_seed(seed)
         layer(x).sum().backward()
-    assert before == {name: _versions(getattr(gpu, name)) for name in names}
+    assert before == {name: _versions(getattr(tiles, name)) for name in names}
     assert all(before.values())
 
 

@@ -33,28 +33,38 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from cnsn.kernels import gpu
+from cnsn.kernels import tiles
 
-maps, where = ("x", "y", "dy", "dx"), ("channels", "positions", "map_width", "sb", "sc", "step")
-whole = (*where, *gpu.BOX, *gpu.STYLE_BOX)
-kernels = (gpu._moments, gpu._products, gpu._affine, gpu._gradient)
-for kernel in kernels:
+boxes = tiles.BOX + tiles.STYLE_BOX + tiles.PART
+types = dict.fromkeys(("channels", "positions", "map_width", "sb", "sc", "step", *boxes), "i32")
+types |= dict.fromkeys(("numbers", "parts"), "i32")
+types |= dict.fromkeys(("eps", "g_eps", "f_eps", "momentum", "count", "freedom"), "fp32")
+types |= dict.fromkeys(("style_count", "style_freedom"), "fp32")
+types |= dict.fromkeys(("order", "takers", "starts"), "*i32") | {"tracked": "*i64"}
+on_maps = ("moments", "products", "affine", "gradient", "exchange", "exchange_gradient")
+on_maps = [getattr(tiles, name) for name in (*on_maps, "gated", "gated_gradient")]
+over_batch = [tiles.batch_statistics, tiles.gate_sums]
+for kernel in [*on_maps, tiles.merge]:
     # A box may be any number: Triton must not make a kernel for 1 or for multiples of 16.
-    assert all(p.do_not_specialize for p in kernel.params if p.name in gpu.BOX + gpu.STYLE_BOX)
-for kernel, boxed, last in [(k, False, last) for k in kernels for last in (False, True)] + [
-    (k, True, False) for k in kernels
+    assert all(p.do_not_specialize for p in kernel.params if p.name in boxes)
+for kernel, boxed, last in [(k, False, last) for k in on_maps for last in (False, True)] + [
+    (k, True, False) for k in (*on_maps, *over_batch, tiles.merge)
 ]:
-    signature, constants, aligned = {}, {"sc" if last else "step": 1}, {}
+    signature, constants, aligned = {}, {}, {}
+    if kernel in on_maps:
+        constants["sc" if last else "step"] = 1
     sizes = {"BLOCK_P": 32 if last else 1024, "BLOCK_C": 64 if last else 2}
+    sizes |= {"BLOCK_B": 128, "BLOCK": 256}
+    types["batch"] = "i32" if kernel in over_batch else "fp32"
     for i, p in enumerate(kernel.params):
         if p.is_constexpr:
-            constants[p.name] = sizes.get(p.name, boxed if p.name in ("BOXED", "STYLED") else True)
+            constants[p.name] = sizes.get(p.name, boxed == (p.name in ("BOXED", "STYLED")))
         if p.name in constants:
             signature[p.name] = "constexpr"
             continue
-        floats = "*bf16" if p.name in maps and boxed else "*fp32"
-        signature[p.name] = "i32" if p.name in whole else floats
-        if not p.do_not_specialize:
+        floats = "*bf16" if p.name in ("x", "y", "dy", "dx") and boxed else "*fp32"
+        signature[p.name] = types.get(p.name, floats)
+        if not p.do_not_specialize and signature[p.name] != "fp32":
             aligned[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
