@@ -177,7 +177,7 @@ def exchange(
 ) -> Tensor:
     launch, y = _Launch(x, content.box), torch.empty_like(x)
     numbers = (content.mean, content.std, _rest(content), style.mean, style.std)
-    flags = {"ACROSS": dim == 0, "RESTED": content.rest is not None}
+    flags: dict[str, Any] = {"ACROSS": dim == 0, "RESTED": content.rest is not None}
     launch.apply(tiles.exchange, x, y, partners[0], *numbers, boxes=launch.box, **flags)
     return y
 
@@ -227,7 +227,7 @@ def gated(x: Tensor, stats: Moments, gates: list[Gate]) -> tuple[Tensor, list[Ga
         done.append(gate)
     launch, y = _Launch(x, None), torch.empty_like(x)
     numbers = (stats.mean, stats.std, _rest(stats))
-    flags = {"RESTED": stats.rest is not None, "TWO_SIDED": len(done) > 1}
+    flags: dict[str, Any] = {"RESTED": stats.rest is not None, "TWO_SIDED": len(done) > 1}
     parameters = (*done[0][:5], *done[-1][:5], done[0].eps, done[-1].eps)
     launch.apply(tiles.gated, x, y, *numbers, *parameters, **flags)
     return y, done
