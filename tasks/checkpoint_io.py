@@ -26,6 +26,7 @@ __all__ = [
     "damage_of",
     "described",
     "newest_readable",
+    "recipe_in",
     "remove_parts",
     "set_aside_damaged",
     "write_checkpoint",
@@ -191,6 +192,12 @@ def described(path: Path) -> str:
     """Which checkpoint it is, and what it holds."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return f"{path.name}: step {content['global_step']}, epoch {content['epoch'] + 1}"
+
+
+def recipe_in(path: Path) -> dict[str, Any] | None:
+    """The recipe by which a checkpoint was trained; None where it holds none."""
+    recipe = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("recipe")
+    return recipe if isinstance(recipe, dict) else None
 
 
 def newest_readable(folder: Path) -> Path | None:

@@ -35,10 +35,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
-from tasks.checkpoint_callbacks import ExactResume, RecipeInCheckpoint, StepCheckpoint
+from tasks.checkpoint_callbacks import (
+    ExactResume,
+    RecipeInCheckpoint,
+    StepCheckpoint,
+    differences,
+)
 from tasks.checkpoint_io import (
     DurableCheckpointIO,
     described,
+    recipe_in,
     remove_parts,
     set_aside_damaged,
 )
@@ -49,8 +55,8 @@ from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_parser import TaskParser
 from tasks.processes import end_with_parent, lost_process, watch_processes
 from tasks.progress import Curves, progress_bar
-from tasks.results import FORMAT, PRETRAINED, append_result, environment
-from tasks.run_directory import RunDirectory, config_hash, portable, recipe_of
+from tasks.results import FORMAT, PRETRAINED, append_result, environment, last_epoch_of
+from tasks.run_directory import RunDirectory, config_hash, finished_fit, portable, recipe_of
 from tasks.speed import SpeedMonitor, in_words
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
@@ -423,14 +429,29 @@ class TaskCLI(LightningCLI):
             official = config.model.get("official")
             path = Path(official or config.model.weights).expanduser()
             selection = "official checkpoint" if official else PRETRAINED
-            described = {"checkpoint": path.name, "selection": selection}
+            described: dict[str, Any] = {"checkpoint": path.name, "selection": selection}
             if path.is_file():  # A published name says itself which weights it means.
                 described["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
             return described
         path = Path(config.ckpt_path)
         finished = self.directory.trained(path)
         selection = "last epoch" if finished else self._selection(path)
-        return {"checkpoint": path.name, "selection": selection, "finished": finished}
+        described = {"checkpoint": path.name, "selection": selection, "finished": finished}
+        if not finished:
+            described |= self._of_another_run(path, Path(config.runs) / self.task)
+        return described
+
+    def _of_another_run(self, checkpoint: Path, runs: Path) -> dict[str, Any]:
+        """Of a checkpoint that ends a finished run of another recipe: which, and what differs."""
+        finished, folder = finished_fit(checkpoint), checkpoint.resolve().parent.parent.parent
+        recipe = recipe_in(checkpoint) if finished else None
+        if recipe is None or runs.resolve() not in folder.parents:
+            return {}
+        return {
+            "selection": last_epoch_of(folder.relative_to(runs.resolve()).as_posix()),
+            "finished": finished,
+            "changed": [option for option, _, _ in differences(recipe, self.recipe)],
+        }
 
     def _selection(self, checkpoint: Path) -> str:
         """What a checkpoint is that does not end a finished run of the recipe tested."""

@@ -21,6 +21,7 @@ __all__ = [
     "environment",
     "fault_of",
     "is_final",
+    "last_epoch_of",
     "read_results",
     "scan",
 ]
@@ -146,14 +147,19 @@ def read_results(path: Path) -> Iterator[Record]:
             yield record
 
 
-def is_final(record: Record, metric: str, *, untrained: bool = False) -> bool:
+def last_epoch_of(name: str) -> str:
+    """The `selection` of a test of what the finished run `name`, of another recipe, has trained."""
+    return f"last epoch of {name}"
+
+
+def is_final(record: Record, metric: str, *, selection: str = "last epoch") -> bool:
     """Whether a line may stand in a table whose main value is `metric`.
 
-    The run was trained to its end, and tested by its last epoch, on all of the test; or, of a row
-    that is `untrained`, the test is that of pretrained weights.
+    The test is of all test data, and of a network of that `selection`: by default of the last epoch
+    of a run that was trained to its end.
     """
     whole = metric in record.get("summary", {}) and "limited" not in record
-    return record.get("selection") == (PRETRAINED if untrained else "last epoch") and whole
+    return record.get("selection") == selection and whole
 
 
 def environment(used: torch.device) -> Record:

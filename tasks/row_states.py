@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.costs import amount, operations_of
-from tasks.results import is_final, scan
+from tasks.results import scan
 from tasks.run_directory import portable
-from tasks.table_records import dataset_of, same_recipe
+from tasks.table_records import dataset_of, same_recipe, stands
 from tasks.table_runs import Places, Run, State, runs_of
 from tasks.table_spec import Row, Table
 from tasks.table_text import cell
@@ -47,13 +47,13 @@ class RowState:
 
 def row_states_of(table: Table, rows: list[Row], seeds: int, places: Places) -> list[RowState]:
     """The state of each row's seeds 0 to `seeds` - 1."""
-    untrained = {table.run_name(row): row.untrained for row in table.rows}
+    rows_by_name = {table.run_name(row): row for row in table.rows}
     by_name: dict[str, list[Record]] = {}
     for _, record, fault in scan(places.results / f"{table.task}.jsonl"):
         if record is None or fault:
             continue
-        given = untrained.get(record["name"], False)
-        if is_final(record, table.metric, untrained=given):
+        row = rows_by_name.get(record["name"])
+        if row is not None and stands(record, table, row):
             by_name.setdefault(record["name"], []).append(record)
     return [
         _row_state(table, row, seeds, places, by_name.get(table.run_name(row), [])) for row in rows

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from tasks.checkpoint_io import newest_readable
 
-__all__ = ["RunDirectory", "config_hash", "portable", "recipe_of"]
+__all__ = ["RunDirectory", "config_hash", "finished_fit", "portable", "recipe_of"]
 
 Config = dict[str, Any]
 
@@ -161,6 +161,13 @@ def config_hash(recipe: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def finished_fit(checkpoint: Path) -> Config | None:
+    """The record of the finished fit that `checkpoint`, the last of any run, is the end of."""
+    path = checkpoint.resolve().parent.parent / "finished.json"
+    ends = checkpoint.name == "last.ckpt" and path.is_file()
+    return json.loads(path.read_text()) if ends else None
+
+
 class RunDirectory:
     """One run's directory and its state.
 
@@ -201,8 +208,7 @@ class RunDirectory:
 
     def finished(self) -> Config | None:
         """The record of the finished fit; None while it is unfinished."""
-        path = self.path / "finished.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return finished_fit(self.last)
 
     def trained(self, checkpoint: Path) -> Config | None:
         """The record of the finished fit that `checkpoint` is the end of.
@@ -219,8 +225,7 @@ class RunDirectory:
             or home.parent != self.path.parent.resolve()
         ):
             return None
-        path = home / "finished.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return finished_fit(checkpoint)
 
     def hold(self) -> FileLock:
         """Keep other processes from training here; the system frees it when its holder dies.

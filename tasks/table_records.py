@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.corruptions import CORRUPTIONS
-from tasks.results import is_final, scan
+from tasks.results import PRETRAINED, is_final, last_epoch_of, scan
 from tasks.table_spec import Row, Table
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "gather",
     "independent_parts",
     "same_recipe",
+    "stands",
 ]
 
 Record = dict[str, Any]
@@ -48,6 +49,29 @@ def _without_seeds(value: Any) -> Any:
         seeds = ("seed", "seed_everything")
         return {k: _without_seeds(v) for k, v in value.items() if k not in seeds}
     return value
+
+
+def stands(record: Record, table: Table, row: Row) -> bool:
+    """Whether a line of the row's name may stand in it.
+
+    A row that tests what another trains takes lines whose network was trained by that other row's
+    recipe: nothing may differ but what the two rows say.
+    """
+    trained = table.trained(row)
+    if trained is row:
+        selection = PRETRAINED if row.untrained else "last epoch"
+        return is_final(record, table.metric, selection=selection)
+    told = {
+        option
+        for option in {*row.options, *trained.options}
+        if row.options.get(option) != trained.options.get(option)
+    }
+    known = all(
+        any(f"{changed}.".startswith(f"{option}.") for option in told)
+        for changed in record.get("changed", [])
+    )
+    selection = last_epoch_of(table.run_name(trained))
+    return known and is_final(record, table.metric, selection=selection)
 
 
 def dataset_of(record: Record, table: Table) -> str:
@@ -82,7 +106,7 @@ def gather(table: Table, results: Path) -> tuple[dict[str, Runs], list[str]]:
         row = None if record is None else rows_by_name.get(str(record.get("name")))
         if record is None or (row is not None and fault):
             notes.append(f"{path}, line {number} is passed over, {fault}.")
-        elif row is not None and is_final(record, table.metric, untrained=row.untrained):
+        elif row is not None and stands(record, table, row):
             places = found.setdefault(dataset_of(record, table), {})
             places.setdefault(row.key, []).append(Line(number, record))
     chosen: dict[str, Runs] = {}

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from tasks.results import is_final, scan
+from tasks.results import scan
 from tasks.run_directory import config_hash
+from tasks.table_records import stands
 from tasks.table_spec import Row, Table
 
 __all__ = ["Places", "Run", "State", "finished_runs", "row_states", "runs_of"]
@@ -185,12 +186,12 @@ def runs_of(table: Table, rows: Iterable[Row], seeds: int, places: Places) -> li
 
 def finished_runs(results: Path, table: Table) -> Done:
     """(name, hash, seed) of every result line that may stand in the table."""
-    untrained = {table.run_name(row): row.untrained for row in table.rows}
+    rows = {table.run_name(row): row for row in table.rows}
     records = (record for _, record, fault in scan(results / f"{table.task}.jsonl") if not fault)
     return {
         (r["name"], str(r.get("config_hash")), r["seed"])
         for r in records
-        if r and is_final(r, table.metric, untrained=untrained.get(r["name"], False))
+        if r and r["name"] in rows and stands(r, table, rows[r["name"]])
     }
 
 

@@ -80,7 +80,7 @@ class Launcher:
     def __exit__(self, *_: object) -> None:
         assert self.server.stdin is not None
         self.server.stdin.close()
-        self.server.wait(timeout=60)
+        self.server.wait(timeout=300)
 
     def start(
         self,

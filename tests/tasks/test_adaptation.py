@@ -24,6 +24,8 @@ from tasks.adaptation import Adaptation, main
 from tasks.adversary import AdversarySpec
 from tasks.base import CrossNormTraining
 from tasks.results import read_results
+from tasks.table_records import collect, stands
+from tasks.table_spec import Row, Table
 
 SOURCE = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TARGET = 3 * torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 2
@@ -242,6 +244,42 @@ def test_fit_and_test_leave_a_complete_record(
     # No checkpoint is chosen by target labels.
     (folder,) = (tmp_path / "runs").glob("adaptation/*/seed*/checkpoints")
     assert {p.name for p in folder.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_a_row_shows_the_test_of_what_another_row_trained(tmp_path: Path, root: Path) -> None:
+    """And no test of anything else, however it is called."""
+    adabn = {"model.batch_norm": "reestimated"}
+    rows = [
+        Row(name="source only", network="Net", setting="a to b"),
+        Row(name="AdaBN", network="Net", setting="a to b", trained_as="source only", options=adabn),
+    ]
+    table = Table(
+        key="toys", title="t", dataset="generated domains (72 images)", task="adaptation",
+        configs=[], rows=rows, columns={"accuracy": "accuracy"}, metric="accuracy",
+    )  # fmt: skip
+    trains, tests = (f"--name={table.run_name(row)}" for row in rows)
+    main(["fit", *options(root, tmp_path, trains)])
+    (last,) = tmp_path.glob(
+        "runs/adaptation/toys/Net/a_to_b/source_only/seed*/checkpoints/last.ckpt"
+    )
+
+    def tested(*more: str) -> dict[str, Any]:
+        main(["test", *options(root, tmp_path, tests, f"--ckpt_path={last}", *more)])
+        return list(read_results(tmp_path / "results" / "adaptation.jsonl"))[-1]
+
+    asked = "--model.batch_norm=reestimated"
+    other_recipe = tested(asked, "--model.optimizer.weight_decay=0.5")
+    other_seed = tested(asked, "--seed_everything=1")
+    (folder,) = (tmp_path / "runs").glob("adaptation/toys/Net/a_to_b/source_only/seed*")
+    assert [stands(r, table, rows[1]) for r in (other_recipe, other_seed)] == [False, False]
+    record = tested(asked)
+    assert record["selection"] == "last epoch of toys/Net/a_to_b/source_only"
+    assert record["changed"] == ["model.batch_norm"] and record["finished"]["steps"] == 6
+    assert stands(record, table, rows[1]) and not stands(record, table, rows[0])
+    (folder / "finished.json").unlink()
+    assert not stands(tested(asked), table, rows[1])
+    shown = collect(table, tmp_path / "results")[table.dataset]
+    assert shown[rows[1].key] == [record] and rows[0].key not in shown
 
 
 def test_target_labels_never_reach_the_training(
