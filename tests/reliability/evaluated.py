@@ -36,7 +36,7 @@ class NoteSamples(L.Callback):
                 file.write(f"{p} {zlib.crc32(row[:length].contiguous().numpy().tobytes())}\n")
 
 
-def tested(folder: Path) -> list[list[Sample]]:
+def samples_tested(folder: Path) -> list[list[Sample]]:
     """The samples of each process, by rank."""
     paths = sorted(folder.iterdir(), key=lambda path: int(path.name))
     return [

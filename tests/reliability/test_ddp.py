@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from data import text_cache
 from tasks.checkpoint_io import damage_of
 from tasks.processes import WatchingLauncher
-from tests.reliability.evaluated import OPTION, VARIABLE, tested
+from tests.reliability.evaluated import OPTION, VARIABLE, samples_tested
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher, Process
 from tests.reliability.runs import (
@@ -186,7 +186,7 @@ def test_every_task_trains_and_is_tested_as_by_one(
         # One sample whose two best classes are equal but for rounding may differ.
         assert parallel["summary"][name] == pytest.approx(value, abs=1.01 / alone["n_test"] + 2e-3)
     assert counts(parallel) == counts(alone)
-    parts, (whole,) = tested(noted[0]), tested(noted[1])
+    parts, (whole,) = samples_tested(noted[0]), samples_tested(noted[1])
     assert len(parts) == 2 and all(parts)
     together_tested = [sample for part in parts for sample in part]
     assert len(whole) >= alone["n_test"] == parallel["n_test"]
@@ -245,9 +245,17 @@ def test_slurm_s_warning_saves_and_requeues(
 
 
 def children(pid: int) -> list[int]:
+    """Ranks that a process has started; what it forks for other programs knows no rank."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    named = [c for c in found if b"tasks.text" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    return [int(child) for child in named]
+    return [int(child) for child in found if _is_rank(Path(f"/proc/{child}"))]
+
+
+def _is_rank(process: Path) -> bool:
+    try:
+        command, variables = ((process / name).read_bytes() for name in ("cmdline", "environ"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return b"tasks.text" in command and b"LOCAL_RANK=" in variables
 
 
 def gone(pid: int) -> bool:
