@@ -138,6 +138,11 @@ def test_statistics_keep_their_digits_channel_by_channel() -> None:
     mean, std = exact.mean((2, 3), keepdim=True), exact.std((2, 3), keepdim=True)
     torch.testing.assert_close(y.double(), (exact - mean) / std, rtol=0, atol=2e-6)
     torch.testing.assert_close(whole.std.double(), std.flatten(1), rtol=1e-6, atol=0)
+    # The gradient of the std alone, of which the mean's rounding error is a part.
+    (0 * y.sum() + whole.std.sum()).backward()
+    assert x.grad is not None
+    ours = 899 * x.grad.double()
+    torch.testing.assert_close(ours, (exact - mean) / std, rtol=0, atol=5e-6)
 
 
 def test_whole_network_in_float64() -> None:

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from cnsn import kernels
+from cnsn import SelfNorm, kernels
+from cnsn.kernels import autograd
 from cnsn.kernels.autograd import backend
 
 pytest.importorskip("triton")
@@ -96,3 +99,20 @@ def test_which_kernels_run_where(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert backend(torch.zeros(1, 1, 2, 2).as_subclass(OnCuda)).__name__ == "cnsn.kernels.gpu"
     assert not kernels.suit(torch.zeros(1, 1, 2, 2).as_subclass(OnCuda))
+
+
+def test_which_gates_the_kernels_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(2, 3, 2, 2)
+
+    def made(layer: SelfNorm) -> bool:
+        return kernels.gates(x, [(layer.g_fc, layer.g_bn)]) is not None
+
+    assert not made(SelfNorm(3))  # on CPU
+    monkeypatch.setattr(autograd, "backend", lambda _: SimpleNamespace(gated=None))
+    assert made(SelfNorm(3)) and made(SelfNorm(3).eval())
+    assert not made(SelfNorm(3).double())
+    assert not made(nn.SyncBatchNorm.convert_sync_batchnorm(SelfNorm(3)))
+    averaging, heard = SelfNorm(3), SelfNorm(3)
+    averaging.g_bn.momentum = None
+    heard.g_bn.register_forward_hook(lambda *_: None)
+    assert not made(averaging) and not made(heard)
