@@ -56,7 +56,14 @@ from tasks.option_parser import TaskParser
 from tasks.processes import end_with_parent, lost_process, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import FORMAT, PRETRAINED, append_result, environment, last_epoch_of
-from tasks.run_directory import RunDirectory, config_hash, finished_fit, portable, recipe_of
+from tasks.run_directory import (
+    RunDirectory,
+    config_hash,
+    finished_fit,
+    name_of,
+    portable,
+    recipe_of,
+)
 from tasks.speed import SpeedMonitor, in_words
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
@@ -443,15 +450,15 @@ class TaskCLI(LightningCLI):
 
     def _of_another_run(self, checkpoint: Path, runs: Path) -> dict[str, Any]:
         """Of a checkpoint that ends a finished run of another recipe: which, and what differs."""
-        finished, folder = finished_fit(checkpoint), checkpoint.resolve().parent.parent.parent
-        recipe = recipe_in(checkpoint) if finished else None
-        if recipe is None or runs.resolve() not in folder.parents:
+        finished = finished_fit(checkpoint)
+        name = name_of(checkpoint, runs) if finished else None
+        recipe = recipe_in(checkpoint) if name else None
+        if name is None or recipe is None:
             return {}
-        return {
-            "selection": last_epoch_of(folder.relative_to(runs.resolve()).as_posix()),
-            "finished": finished,
-            "changed": [option for option, _, _ in differences(recipe, self.recipe)],
-        }
+        changed = [option for option, _, _ in differences(recipe, self.recipe)]
+        if "start" in recipe:  # It continued another run, which no `test` asks for.
+            changed.append("start")
+        return {"selection": last_epoch_of(name), "finished": finished, "changed": changed}
 
     def _selection(self, checkpoint: Path) -> str:
         """What a checkpoint is that does not end a finished run of the recipe tested."""

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from tasks.checkpoint_io import newest_readable
 
-__all__ = ["RunDirectory", "config_hash", "finished_fit", "portable", "recipe_of"]
+__all__ = ["RunDirectory", "config_hash", "finished_fit", "name_of", "portable", "recipe_of"]
 
 Config = dict[str, Any]
 
@@ -162,10 +162,30 @@ def config_hash(recipe: Config) -> str:
 
 
 def finished_fit(checkpoint: Path) -> Config | None:
-    """The record of the finished fit that `checkpoint`, the last of any run, is the end of."""
-    path = checkpoint.resolve().parent.parent / "finished.json"
-    ends = checkpoint.name == "last.ckpt" and path.is_file()
-    return json.loads(path.read_text()) if ends else None
+    """The record of the finished fit that `checkpoint`, the last of any run, is the end of.
+
+    A link counts as the file that it leads to.
+    """
+    checkpoint = checkpoint.resolve()
+    return _finished(checkpoint.parent.parent) if checkpoint.name == "last.ckpt" else None
+
+
+def name_of(checkpoint: Path, runs: Path) -> str | None:
+    """The `--name` of the run below ``<runs>/<task>`` that a checkpoint is of; None elsewhere.
+
+    Folders of runs may be links, to another disk, say.
+    """
+    folder, given = checkpoint.resolve().parents[2], checkpoint.absolute().parents[2]
+    if runs.resolve() in folder.parents:
+        return folder.relative_to(runs.resolve()).as_posix()
+    if runs.absolute() in given.parents and given.resolve() == folder:
+        return given.relative_to(runs.absolute()).as_posix()
+    return None
+
+
+def _finished(folder: Path) -> Config | None:
+    path = folder / "finished.json"
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 class RunDirectory:
@@ -208,7 +228,7 @@ class RunDirectory:
 
     def finished(self) -> Config | None:
         """The record of the finished fit; None while it is unfinished."""
-        return finished_fit(self.last)
+        return _finished(self.path)
 
     def trained(self, checkpoint: Path) -> Config | None:
         """The record of the finished fit that `checkpoint` is the end of.

@@ -62,16 +62,21 @@ def stands(record: Record, table: Table, row: Row) -> bool:
         selection = PRETRAINED if row.untrained else "last epoch"
         return is_final(record, table.metric, selection=selection)
     told = {
-        option
+        _plain(option)
         for option in {*row.options, *trained.options}
         if row.options.get(option) != trained.options.get(option)
     }
     known = all(
-        any(f"{changed}.".startswith(f"{option}.") for option in told)
+        any(f"{_plain(changed)}.".startswith(f"{option}.") for option in told)
         for changed in record.get("changed", [])
     )
     selection = last_epoch_of(table.run_name(trained))
     return known and is_final(record, table.metric, selection=selection)
+
+
+def _plain(option: str) -> str:
+    """An option's short name: `data.crop` is `data.init_args.crop`."""
+    return option.replace(".init_args.", ".")
 
 
 def dataset_of(record: Record, table: Table) -> str:

@@ -44,7 +44,7 @@ class Row:
         configs: YAML files merged after the table's.
         options: of the task's command line, by name.
         trained_as: name of the row of the same network and setting whose trained network this row
-            tests with options of its own, so that it is trained once.
+            tests with options of its own, so that it is trained once; their configs are the same.
         untrained: it tests the pretrained weights that its options name, once, and trains nothing.
         reported: the paper's value of the table's metric; None where no source could be read.
         independent: that of a published reproduction by others.
@@ -150,8 +150,15 @@ class Table:
         place = row.network, row.setting, row.trained_as
         for other in self.rows:
             trains = not (other.trained_as or other.untrained)
-            if (other.network, other.setting, other.name) == place and trains:
-                return other
+            if (other.network, other.setting, other.name) != place or not trains:
+                continue
+            if other.configs != row.configs:
+                raise ValueError(
+                    f"Expected {row.key} to have the `configs` {other.configs} of the row that it "
+                    f"is `trained_as`, but got {row.configs}: what it tests otherwise goes into "
+                    "`options`."
+                )
+            return other
         raise ValueError(
             f"Expected `trained_as` of {row.key} to name a trained row of the same network and "
             f"setting, but got {row.trained_as!r}."

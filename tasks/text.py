@@ -152,6 +152,8 @@ class Text(CNSNModule):
 
     def on_validation_epoch_end(self) -> None:
         summary = self._evaluated()["summary"]
+        if self.trainer.sanity_checking:
+            return
         self.log("val/error", summary["error"], prog_bar=True)
         self.log("val/sst2_error", summary["sst2_error"], prog_bar=True)
         self.log_dict({f"val/{name}": summary[name] for name in ("ece", "sst2_ece")})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,12 @@ def main() -> None:
     found = [path for path in paths if path.is_file()]
     if not found:
         parser.error(f"expected a table of the text task, but got {options.table!r}")
-    table = Table.load(found[0])
-    print(draw_curves(table, options.results))
-    print(write_best_epochs(table, options.results))
+    try:
+        table = Table.load(found[0])
+        print(draw_curves(table, options.results))
+        print(write_best_epochs(table, options.results))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -276,6 +276,24 @@ def test_a_row_shows_the_test_of_what_another_row_trained(tmp_path: Path, root: 
     assert record["selection"] == "last epoch of toys/Net/a_to_b/source_only"
     assert record["changed"] == ["model.batch_norm"] and record["finished"]["steps"] == 6
     assert stands(record, table, rows[1]) and not stands(record, table, rows[0])
+    # The file counts, not what a link to it is called.
+    link = tmp_path / "link" / "last.ckpt"
+    link.parent.mkdir()
+    link.symlink_to(last.with_name("previous.ckpt"))
+    assert not stands(tested(asked, f"--ckpt_path={link}"), table, rows[1])
+    # A run of the trained row's name that continued another one has learnt something else.
+    main(["fit", *options(root, tmp_path, trains, f"--ckpt_path={link}", "--fresh=true")])
+    (begun,) = {path.parent for path in folder.parent.glob("*/finished.json")} - {folder}
+    continued = tested(asked, f"--ckpt_path={begun / 'checkpoints' / 'last.ckpt'}")
+    assert continued["changed"] == ["model.batch_norm", "start"]
+    assert not stands(continued, table, rows[1])
+    # The folder of a table's runs may lie elsewhere.
+    runs = tmp_path / "runs" / "adaptation"
+    (runs / "toys").rename(tmp_path / "toys")
+    (runs / "toys").symlink_to(tmp_path / "toys")
+    near = os.path.relpath(last), os.path.relpath(tmp_path / "runs")
+    record = tested(asked, f"--ckpt_path={near[0]}", f"--runs={near[1]}")
+    assert stands(record, table, rows[1])
     (folder / "finished.json").unlink()
     assert not stands(tested(asked), table, rows[1])
     shown = collect(table, tmp_path / "results")[table.dataset]

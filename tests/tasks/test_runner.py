@@ -276,6 +276,10 @@ def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:
     path.write_text(text % "trained_as: A")
     with pytest.raises(ValueError, match="trained_as"):
         Table.load(path)
+    # Which options two files differ by, no line can tell.
+    path.write_text(text % "trained_as: B, configs: [b.yaml]}, {name: B, network: N")
+    with pytest.raises(ValueError, match=r"N/A to have the `configs` \[\] .* got \['b.yaml'\]"):
+        Table.load(path)
 
 
 def test_settings_repeat_every_row(tmp_path: Path) -> None:

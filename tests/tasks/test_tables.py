@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.results import append_result, read_results
+from tasks.table_records import stands
 from tasks.table_spec import Row, Table
 from tasks.tables import breakdown_of, collect, write_tables
 
@@ -83,6 +84,29 @@ def test_only_the_newest_recipe_and_line_of_a_seed_count(tmp_path: Path) -> None
     append_result(path, record("shapes/Net/CN", 5, 0.7, selection="best"))
     (found,) = collect(table(), tmp_path).values()
     assert [(r["seed"], r["summary"]["error"]) for r in found["Net/CN"]] == [(0, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "stand"),
+    [
+        ({"model.norm": "target"}, ["model.norm"], True),
+        ({"model.norm": "target"}, ["model.normal"], False),
+        ({"model.cnsn": {"kind": "sn"}}, ["model.cnsn.kind"], True),
+        ({"data.crop": 8}, ["data.init_args.crop"], True),
+        ({"model.network.depth": 8}, ["model.network.init_args.depth"], True),
+        ({"data.crop": 8}, ["data.init_args.crop", "data.init_args.resize"], False),
+    ],
+)
+def test_a_row_that_trains_nothing_differs_by_its_options_alone(
+    options: dict[str, Any], changed: list[str], stand: bool
+) -> None:
+    shared = {"data.source": "a"}
+    trains = Row(name="baseline", network="Net", options=shared)
+    tests = Row(name="T", network="Net", trained_as="baseline", options={**shared, **options})
+    line = record("shapes/Net/T", 0, 0.2, selection="last epoch of shapes/Net/baseline")
+    own = table(rows=[trains, tests])
+    assert stands({**line, "changed": changed}, own, tests) == stand
+    assert not stands({**line, "changed": [*changed, "data.source"]}, own, tests)
 
 
 def test_other_data_never_stand_in_the_paper_table(tmp_path: Path) -> None:

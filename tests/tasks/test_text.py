@@ -21,6 +21,7 @@ from tasks.results import read_results
 from tasks.table_spec import Table
 from tasks.text import Text, main
 from tasks.text_curves import _by_epoch, draw_curves, write_best_epochs
+from tasks.text_curves import main as curves
 from tasks.text_metrics import TextMetrics, summarise, wilson_interval
 from tests.fakes import reviews, write_imdb, write_sst2
 
@@ -99,7 +100,7 @@ def test_fit_test_and_predict(
 ) -> None:
     caplog.set_level("INFO")
     options = [*SMALL, *CNSN, *sets, *places(tmp_path), "--trainer.max_epochs=8"]
-    options += ["--model.optimizer.lr=0.02"]
+    options += ["--model.optimizer.lr=0.02", "--trainer.num_sanity_val_steps=1"]
     main(["fit", *options])
     assert "Word vectors: random" in caplog.text
     main(["test", *options])
@@ -129,9 +130,10 @@ def test_fit_test_and_predict(
     for (label, probability, _), row in zip(lines, probabilities, strict=True):
         assert label == ("positive" if row[1] > 0.5 else "negative")
         assert float(probability) == pytest.approx(max(row), abs=2e-4)
-    main(["predict", f"--ckpt_path={last(tmp_path)}", "--text=Great\n film!", "--text=awful"])
+    given = ["--text=Great\n film story, great!", "--text=awful plot scene awful"]
+    main(["predict", f"--ckpt_path={last(tmp_path)}", *given])
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("positive\t") and first.endswith("\tGreat film!")
+    assert first.startswith("positive\t") and first.endswith("\tGreat film story, great!")
     assert second.startswith("negative\t")
 
 
@@ -343,10 +345,11 @@ def test_a_limited_evaluation_may_leave_a_test_set_out() -> None:
     assert math.isnan(found["test_sets"][0]["accuracy"])
 
 
-def test_curves_are_drawn_from_the_records(tmp_path: Path) -> None:
+def test_curves_are_drawn_from_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table.load(Path("configs/studies/imdb_sst2.yaml"))
-    with pytest.raises(ValueError, match="run it first"):
-        draw_curves(table, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["text_curves", "imdb_sst2", f"--results={tmp_path}"])
+    with pytest.raises(SystemExit, match=r"^error: Expected records of imdb_sst2 .*run it first"):
+        curves()
     lines = [
         {
             "task": "text",
