@@ -240,6 +240,7 @@ class TaskCLI(LightningCLI):
             remove_parts(self.directory.checkpoints)
             if start is not None:
                 set_aside_damaged(start)
+                self.directory.reopen()
             parser = self._parser(self.subcommand)
             text = parser.dump(config, skip_none=False, skip_link_targets=True)
             self.directory.write("config.yaml", text)

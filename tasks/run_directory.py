@@ -230,6 +230,10 @@ class RunDirectory:
         """The record of the finished fit; None while it is unfinished."""
         return _finished(self.path)
 
+    def reopen(self) -> None:
+        """It trains again: until its end nothing may take it for finished."""
+        (self.path / "finished.json").unlink(missing_ok=True)
+
     def trained(self, checkpoint: Path) -> Config | None:
         """The record of the finished fit that `checkpoint` is the end of.
 

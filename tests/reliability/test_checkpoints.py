@@ -206,6 +206,14 @@ def test_a_run_sets_a_damaged_last_aside(warm: Launcher, data: Path, tmp_path: P
     assert "is damaged" in output and "from previous.ckpt: step 2," in output
     assert (folder / "last.ckpt.damaged").is_file()
     assert steps(folder / "last.ckpt")[0] == 10
+    # So does a finished one, which is then no longer finished until it is again.
+    finished = folder.parent / "finished.json"
+    assert finished.is_file()
+    flip(folder / "last.ckpt", 3000)
+    warm.run("text", command, Fault("writing", 10, "full"))
+    assert not finished.is_file()
+    succeeded(warm.run("text", command))
+    assert finished.is_file() and steps(folder / "last.ckpt")[0] == 10
 
 
 def test_every_bit_of_the_weights_is_guarded(last: Path) -> None:
