@@ -79,8 +79,9 @@ class Launcher:
 
     def __exit__(self, *_: object) -> None:
         assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait(timeout=300)
+        # Its input may not end: what this process has forked holds it open too.
+        print(json.dumps({"end": True}), file=self.server.stdin, flush=True)
+        self.server.wait(timeout=60)
 
     def start(
         self,
@@ -180,6 +181,8 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
+        if "end" in request:
+            return
         if "poll" in request:
             print(json.dumps(_poll(request["poll"])), file=answers, flush=True)
             continue
