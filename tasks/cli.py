@@ -599,6 +599,9 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
             _stopped("Interrupted", 128 + signal.SIGINT)
         raise
+    finally:
+        # A next command in this process chooses its own fresh directory.
+        os.environ.pop(RunDirectory.VARIABLE, None)
 
 
 def _stopped(how: str, code: int) -> NoReturn:
