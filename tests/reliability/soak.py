@@ -2,6 +2,7 @@
 
     python -m tests.reliability.soak                       # every task, 30 minutes each
     python -m tests.reliability.soak text fixmatch --minutes 5
+    python -m tests.reliability.soak text --record results      # also adds to results/soak.md
 
 Each trains on small generated data through its command line, with workers where it has such, and
 validates after every epoch of a few steps: what leaks by the epoch leaks fast. Linux only.
@@ -19,8 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import torch
+
+from tasks.results import git_commit
 from tests.reliability.launcher import TASKS, Launcher, Process
 from tests.reliability.runs import OPTIONS, ROOT, options, write_data
+from tests.reliability.soak_table import record, write_table
 
 GROWTH = 0.02  # of the memory after the warm-up
 INTERVAL = 0.05  # seconds between two looks: a phase of an epoch may be as short
@@ -43,18 +48,27 @@ class Soak:
 
     Attributes:
         left: shared memory, processes and error that are there after its end.
+        epochs: begun in all, each with its validation.
+        steps: of the optimiser, in all.
     """
 
     task: str
     samples: list[Sample] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    epochs: int = 0
+    steps: int = 0
 
     @property
     def growth(self) -> float:
         """Of the memory, from the first fifth of the samples to the last, as a share."""
+        first, last = self.memory()
+        return last / first - 1
+
+    def memory(self) -> tuple[float, float]:
+        """Bytes, the medians of the first fifth of the samples and of the last."""
         part = max(1, len(self.samples) // 5)
         first, last = self.samples[:part], self.samples[-part:]
-        return median(s.memory for s in last) / median(s.memory for s in first) - 1
+        return median(s.memory for s in first), median(s.memory for s in last)
 
     def leaks(self) -> list[str]:
         """What grew or stayed, in words; empty for a sound training."""
@@ -129,6 +143,9 @@ def soak(
     if code != 128 + signal.SIGTERM:
         found.left.append(f"it ended with {code}")
     found.left += _left(sorted(seen))
+    (last,) = place.glob("runs/*/*/*/checkpoints/last.ckpt")
+    progress = torch.load(last, map_location="cpu", weights_only=True)
+    found.epochs, found.steps = progress["epoch"] + 1, progress["global_step"]
     return found
 
 
@@ -150,9 +167,12 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=list(OPTIONS))
     parser.add_argument("--minutes", type=float, default=30.0, help="of each task")
     parser.add_argument("--warm-up", type=float, help="minutes not judged; a sixth by default")
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="add to soak.md there")
     asked = parser.parse_args()
+    if asked.record is not None and not asked.record.is_dir():
+        parser.error(f"Expected --record FOLDER, but there is no folder {asked.record}.")
     warm_up = asked.minutes / 6 if asked.warm_up is None else asked.warm_up
-    sound = True
+    sound, commit = True, git_commit()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         os.environ["CNSN_CACHE"] = str(base / "cache")
@@ -173,9 +193,19 @@ def main() -> None:
                 print(
                     f"{task}: {last.memory / 2**20:.0f} MiB, {found.growth:+.2%} over "
                     f"{asked.minutes - warm_up:.1f} minutes, {last.files} files, {last.threads} "
-                    f"threads, {last.children} workers: {'; '.join(leaks) or 'no leak'}",
+                    f"threads, {last.children} workers, {found.steps} steps in {found.epochs} "
+                    f"epochs: {'; '.join(leaks) or 'no leak'}",
                     flush=True,
                 )
+                if asked.record is not None:
+                    record(
+                        asked.record,
+                        found,
+                        minutes=asked.minutes,
+                        warm_up=warm_up,
+                        commit=commit,
+                    )
+                    write_table(asked.record)
     sys.exit(not sound)
 
 
