@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cnsn.functional import instance_stats
 from cnsn.kernels import autograd, dispatch
+from cnsn.kernels.plain import maps, plain_products
 from cnsn.kernels.regions import (
     Box,
     alike,
@@ -62,8 +63,8 @@ def register(site: Site) -> Tensor:
 
 def exchange(x: Tensor, site: Tensor, boxed: bool) -> Tensor:
     """What the CrossNorm that was registered as `site` makes of (B, C, H, W) or (B, C, L)."""
-    maps = x if x.ndim == 4 else x.unsqueeze(-1)
-    return _Exchange.apply(maps, site, boxed).view_as(x)
+    image = x if x.ndim == 4 else x.unsqueeze(-1)
+    return _Exchange.apply(image, site, boxed).view_as(x)
 
 
 def traced_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ def content_products(x: Tensor, dy: Tensor, mean: Tensor, plan: Tensor) -> tuple
         if dispatch.suit(part):
             sums = autograd.backend(part).products(part, grad, place, mean[rows].contiguous())
         else:
-            sums = autograd.plain_products(part, grad, place, mean[rows], None)
+            sums = plain_products(part, grad, place, mean[rows], None)
         weighted[rows], plain[rows] = sums
     return weighted, plain
 
@@ -186,10 +187,6 @@ def _contains(box: Tensor, x: Tensor) -> Tensor:
     return (y >= top) & (y < top + height) & (z >= left) & (z < left + width)
 
 
-def _maps(c: Tensor) -> Tensor:
-    return c[:, :, None, None]
-
-
 class _Exchange(torch.autograd.Function):
     """Only traced, so that the compiler derives one graph each way."""
 
@@ -200,7 +197,7 @@ class _Exchange(torch.autograd.Function):
         ctx.boxed = boxed
         gain = style_std.flatten()[order].view_as(std) / std
         shift = style_mean.flatten()[order].view_as(std)
-        y = (_maps(gain) * (x.to(mean.dtype) - _maps(mean)) + _maps(shift)).to(x.dtype)
+        y = (maps(gain) * (x.to(mean.dtype) - maps(mean)) + maps(shift)).to(x.dtype)
         return torch.where(_contains(boxes[:4], x), y, x) if boxed else y
 
     @staticmethod
@@ -216,14 +213,14 @@ class _Exchange(torch.autograd.Function):
 
         def term(mean: Tensor, std: Tensor, dmean: Tensor, dstd: Tensor, n: Tensor) -> Tensor:
             slope, offset = dstd / (std * (n - 1)), dmean / n
-            return _maps(slope) * (floats - _maps(mean)) + _maps(offset)
+            return maps(slope) * (floats - maps(mean)) + maps(offset)
 
         if not ctx.boxed:
             n = torch.full_like(std[:1, :1], x.shape[2] * x.shape[3])
-            dx = term(mean, std, dmean + style_dmean, dstd + style_dstd, n) + _maps(gain) * grad
+            dx = term(mean, std, dmean + style_dmean, dstd + style_dstd, n) + maps(gain) * grad
             return dx.to(x.dtype), None, None
         n, style_n = (boxes[2::4] * boxes[3::4]).clamp(min=2).to(std.dtype).unbind()
-        dx = term(mean, std, dmean, dstd, n) + _maps(gain) * grad
+        dx = term(mean, std, dmean, dstd, n) + maps(gain) * grad
         dx = torch.where(_contains(boxes[:4], x), dx, grad)
         style = term(style_mean, style_std, style_dmean, style_dstd, style_n)
         dx = dx + torch.where(_contains(boxes[4:], x), style, 0)
