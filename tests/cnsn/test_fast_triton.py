@@ -119,7 +119,7 @@ def test_which_gates_the_kernels_make(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced.g_bn.forward = lambda score: score  # type: ignore[method-assign]
     countless.g_bn.num_batches_tracked = None
     assert not any(map(made, (averaging, heard, replaced, countless)))
-    with_one = SelfNorm(3)
+    with_one = SelfNorm(3).eval()
     with_one.g_bn.train()
     assert kernels.gates(x[:1], [(with_one.g_fc, with_one.g_bn)]) is None
     hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
