@@ -58,7 +58,9 @@ class _Blocks:
         last = (-1, 1, self.channels) if box is None else (-1, 1, 1, self.channels)
         self.column = last if self.last else (-1, 1)
         size = x[:1].numel() * self.dtype.itemsize
-        samples = max(1, min(batch, BLOCK_BYTES * torch.get_num_threads() // size))
+        # Whole samples for each thread: sums are shared out by sample, other operations by place,
+        # and a thread should find in its cache what it wrote there before.
+        samples = min(batch, max(1, BLOCK_BYTES // size) * torch.get_num_threads())
         self.step = samples if self.last else samples * self.channels
         sources = self.maps(x)
         self.memory = torch.empty(sources[0].shape, dtype=self.dtype, device=x.device)
