@@ -60,7 +60,8 @@ class _Blocks:
         size = x[:1].numel() * self.dtype.itemsize
         # Whole samples for each thread: sums are shared out by sample, other operations by place,
         # and a thread should find in its cache what it wrote there before.
-        samples = min(batch, max(1, BLOCK_BYTES // size) * torch.get_num_threads())
+        self.threads = torch.get_num_threads()
+        samples = min(batch, max(1, BLOCK_BYTES // size) * self.threads)
         self.step = samples if self.last else samples * self.channels
         sources = self.maps(x)
         self.memory = torch.empty(sources[0].shape, dtype=self.dtype, device=x.device)
@@ -92,11 +93,17 @@ class _Blocks:
         """(B, C) numbers, in shapes that take sums of blocks."""
         return (c if self.last else c.view(-1)).split(self.step)
 
-    def sum(self, block: Tensor, out: Tensor) -> None:
-        """Of each row; with `out=` safe from autocast."""
+    def sum(self, block: Tensor, out: Tensor, buffer: Tensor) -> None:
+        """Of each row, without the edges; with `out=` safe from autocast.
+
+        The buffer, which may be the block itself, is used where there is more than one thread: a
+        matrix product runs in one, which would take what the others have in their caches.
+        """
         if self.last:
             torch.sum(block.view(len(block), -1, self.channels), 1, out=out)
-        elif self.edges is None and block.shape[1] >= SHORT:
+        elif self.threads > 1 and self.edges is not None:
+            torch.sum(torch.mul(block, self.ones, out=buffer), 1, out=out)
+        elif self.threads > 1 or (self.edges is None and block.shape[1] >= SHORT):
             torch.sum(block, 1, out=out)
         else:
             torch.mv(block, self.ones, out=out)
@@ -150,12 +157,12 @@ def moments(x: Tensor, box: Box | None, eps: float) -> Moments:
         strict=True,
     ):
         floats = blocks.floats(source, buffer)
-        blocks.sum(floats, total)
+        blocks.sum(floats, total, buffer)
         total.div_(n)
         torch.sub(floats, column, out=buffer)
         # A sum of large numbers misses the mean by a few roundings; the deviations tell.
-        blocks.sum(buffer, deviation)
-        blocks.sum(buffer.mul_(buffer), square)
+        blocks.sum(buffer, deviation, buffer)
+        blocks.sum(buffer.mul_(buffer), square, buffer)
     rest.div_(n)
     squares.addcmul_(rest, rest, value=-n).clamp_(min=0)
     mean = guess + rest
@@ -202,13 +209,14 @@ def products(
     maps = (blocks.maps(x), blocks.maps(dy), blocks.buffers, blocks.results(weighted))
     if mean is None:
         for source, grad, buffer, total in zip(*maps, strict=True):
-            blocks.sum(torch.mul(blocks.floats(source, buffer), grad, out=buffer), total)
+            product = torch.mul(blocks.floats(source, buffer), grad, out=buffer)
+            blocks.sum(product, total, buffer)
         return weighted, None
     plain = _numbers(x)
     more = (blocks.results(plain), blocks.columns(mean))
     for source, grad, buffer, total, count, m in zip(*maps, *more, strict=True):
-        blocks.sum(blocks.floats(grad, buffer), count)
-        blocks.sum(blocks.centre(source, m, buffer).mul_(grad), total)
+        blocks.sum(blocks.floats(grad, buffer), count, buffer)
+        blocks.sum(blocks.centre(source, m, buffer).mul_(grad), total, buffer)
     return weighted, plain
 
 
