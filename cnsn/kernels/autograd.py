@@ -53,6 +53,10 @@ def exchanged(
     style_box: Box | None = None,
 ) -> Tensor:
     """What :func:`cnsn.functional.exchange` returns. `order` may be on CPU, wherever `x` is."""
+    if order.shape != x.shape[dim : dim + 1]:
+        raise ValueError(
+            f"Expected `order` to be of shape ({x.shape[dim]},), but got {tuple(order.shape)}."
+        )
     maps = dense(x if x.ndim == 4 else x.unsqueeze(-1))
     y = _Exchange.apply(maps, order, dim, eps, content_box, style_box)
     return y if y.shape == x.shape else y.squeeze(-1)

@@ -57,7 +57,7 @@ def register(site: Site) -> Tensor:
     """A number by which the operators find `site`, as a tensor: no graph depends on its value."""
     number = next(_count)
     _sites[number] = site
-    return torch.tensor(number)
+    return torch.tensor(number, device="cpu")
 
 
 def exchange(x: Tensor, site: Tensor, boxed: bool) -> Tensor:
@@ -119,12 +119,12 @@ def draw_statistics(
     content_std, style_std = (torch.ones(batch, channels, **numbers) for _ in range(2))
     if not layer.active:
         order = torch.arange(batch * channels, device=x.device)
-        boxes, plan = order.new_zeros(8), torch.zeros(6, dtype=torch.int64)
+        boxes, plan = order.new_zeros(8), torch.zeros(6, dtype=torch.int64, device="cpu")
         return content_mean, content_std, style_mean, style_std, order, boxes, plan
     start, stop, _ = (layer.rows or slice(None)).indices(batch)
     rows = dense(x[start:stop])
     partners, content, style = layer.draw(rows.shape)
-    order = torch.arange(batch * channels)
+    order = torch.arange(batch * channels, device="cpu")
     own = order.view(batch, channels)[start:stop]
     own.copy_(own.index_select(layer.dim, partners.cpu()))
     found = _mean_and_std(rows, content, layer.eps)
@@ -133,8 +133,8 @@ def draw_statistics(
         found = _mean_and_std(rows, style, layer.eps)
     style_mean[start:stop], style_std[start:stop] = found
     places = (*(content or full_box(x)), *(style or full_box(x)))
-    plan = torch.tensor((start, stop, *places[:4]))
-    order, boxes = (to_device(t, x.device) for t in (order, torch.tensor(places)))
+    plan, edges = (torch.tensor(t, device="cpu") for t in ((start, stop, *places[:4]), places))
+    order, boxes = (to_device(t, x.device) for t in (order, edges))
     return content_mean, content_std, style_mean, style_std, order, boxes, plan
 
 
@@ -142,7 +142,7 @@ def draw_statistics(
 def _(x: Tensor, site: Tensor) -> tuple[Tensor, ...]:
     numbers = [x.new_empty(x.shape[:2], dtype=at_least_float32(x.dtype)) for _ in range(4)]
     order = x.new_empty(x.shape[0] * x.shape[1], dtype=torch.int64)
-    plan = torch.empty(6, dtype=torch.int64)
+    plan = torch.empty(6, dtype=torch.int64, device="cpu")
     return *numbers, order, x.new_empty(8, dtype=torch.int64), plan
 
 

@@ -31,11 +31,17 @@ def _channels(channels, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
+def _start(sample, c, sb, sc):
+    """Where channels begin. A sample may have more elements than 32 bits count."""
+    return sample * sb + c.to(tl.int64) * sc
+
+
+@triton.jit
 def _place(p, map_width, step, top, left, width, BOXED: tl.constexpr):
     """Where position `p` of the box lies in its channel."""
     if BOXED:
-        return ((top + p // width) * map_width + left + p % width) * step
-    return p * step
+        p = (top + p // width) * map_width + left + p % width
+    return p.to(tl.int64) * step
 
 
 @triton.jit(do_not_specialize=BOX)
@@ -47,13 +53,14 @@ def moments(
     """Mean, std and the mean's rounding error; of a part the sum of squares instead of the std."""
     sample, c = _channels(channels, BLOCK_C)
     real = c < channels
-    base = x + sample * sb + c * sc
+    base = x + _start(sample, c, sb, sc)
     # Whole tiles, and one bound for all of them, so that Triton knows what is aligned.
     start = tl.program_id(1) * chunk * BLOCK_P
     total = height * width if BOXED else positions
     stop = tl.minimum(start + chunk * BLOCK_P, total)
     # Deviations from some value of the channel: what is summed is then small where the mean is not.
-    first = tl.load(base + (top * map_width + left) * step, mask=real, other=0).to(tl.float32)
+    corner = (top * map_width + left).to(tl.int64) * step
+    first = tl.load(base + corner, mask=real, other=0).to(tl.float32)
     mean = tl.zeros([BLOCK_C], tl.float32)
     square = tl.zeros([BLOCK_C], tl.float32)
     for position in range(start, stop, BLOCK_P):
@@ -118,7 +125,7 @@ def products(
     """Sums of ``dy * (x - mean)`` and ``dy``; without a mean of ``dy * x`` alone."""
     sample, c = _channels(channels, BLOCK_C)
     real = c < channels
-    offset = sample * sb + c * sc
+    offset = _start(sample, c, sb, sc)
     # Whole tiles, and one bound for all of them, so that Triton knows what is aligned.
     start = tl.program_id(1) * chunk * BLOCK_P
     total = height * width if BOXED else positions
@@ -148,7 +155,7 @@ def products(
 def _tile(sample, c, channels, positions, map_width, sb, sc, step, BLOCK_P: tl.constexpr):
     """Where this program's tile lies, what of it is real, and its rows and columns."""
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
-    place = (sample * sb + c * sc)[None, :] + (p * step)[:, None]
+    place = _start(sample, c, sb, sc)[None, :] + (p.to(tl.int64) * step)[:, None]
     mask = (p < positions)[:, None] & (c < channels)[None, :]
     return place, mask, p // map_width, p % map_width
 

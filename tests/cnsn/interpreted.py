@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from cnsn import CrossNorm, SelfNorm, kernels
-from cnsn.kernels import autograd, cpu, gpu
+from cnsn.kernels import autograd, cpu, gpu, tiles
 from cnsn.kernels.regions import Box, Term
 from tests.cnsn import test_fast
 from tests.cnsn.test_layers import active
@@ -108,6 +108,31 @@ def check_second_order() -> None:
                 loss = loss + dx.square().sum()
                 found.append((dx, *torch.autograd.grad(loss, [x, *layer.parameters()])))
         torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def check_far_elements() -> None:
+    """Channels, and positions, more than 2**31 elements apart; other memory is not touched."""
+    memory = torch.empty(2**31 + 2, dtype=torch.float16)
+    here, sizes = memory[:: 2**30], {"BLOCK_P": 4, "BLOCK_C": 4}
+    # channels, positions, map_width, and the strides of samples, channels and positions.
+    for where in ((3, 1, 1, 0, 2**30, 1), (1, 3, 3, 0, 1, 2**30), (1, 3, 1, 0, 1, 2**30)):
+        channels, positions, width = where[:3]
+        box, n = (0, 0, positions // width, width), float(positions)
+        here.copy_(torch.tensor([1.0, 2.0, 5.0]))
+        mean, std, rest, sums = (torch.zeros(1, channels) for _ in range(4))
+        for boxed in (False, True):
+            flags = {"BOXED": boxed, **sizes}
+            args = (memory, mean, std, rest, *where, *box, 1, n, 0.0)
+            tiles.moments[1, 1](*args, WHOLE=True, **flags)
+            args = (memory, memory, mean, sums, sums, *where, *box, 1)
+            tiles.products[1, 1](*args, CENTRED=False, **flags)
+            values = here.float().view(channels, -1)
+            torch.testing.assert_close(mean[0], values.mean(1))
+            torch.testing.assert_close(sums[0], values.square().sum(1))
+            two, one = torch.full_like(mean, 2), torch.ones_like(mean)
+            tiles.affine[1, 1](memory, memory, mean, two, one, *where, *box, CENTRED=True, **flags)
+            expected = 2 * (values - values.mean(1, keepdim=True)) + 1
+            torch.testing.assert_close(here.float(), expected.flatten(), rtol=1e-3, atol=1e-3)
 
 
 # Forward and backward, of ours; where the map is not split.
@@ -213,6 +238,7 @@ def main() -> None:
     check_layers((4, 3, 5, 7), "channels_last", 1.0)
     check_layers((3, 2, 20, 30), "contiguous", 1e3)
     check_layers((3, 3, 9), "strided", 30.0)
+    check_far_elements()
     check_second_order()
     check_launches()
     autograd.backend = backend

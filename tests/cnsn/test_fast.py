@@ -341,6 +341,13 @@ def test_empty_batches_are_refused() -> None:
             layer(empty)
 
 
+def test_partners_for_another_number_of_maps_are_refused() -> None:
+    x = torch.randn(4, 3, 5, 5)
+    for dim, order in ((0, torch.arange(3)), (1, torch.arange(4)), (0, torch.zeros(1).long())):
+        with pytest.raises(ValueError, match=rf"of shape \({len(x[0]) if dim else 4},\), but got"):
+            kernels.exchanged(x, order, dim, 1e-5)
+
+
 def test_wrapped_for_data_parallel_training(tmp_path: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1

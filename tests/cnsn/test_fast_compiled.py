@@ -97,6 +97,18 @@ def test_operators_are_what_they_declare() -> None:
     )
 
 
+def test_a_default_device_is_not_asked() -> None:
+    x, drawn = torch.randn(4, 3, 6, 5), (torch.tensor([2, 0, 3, 1]), (1, 0, 4, 3), None)
+    results = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            site = CrossNorm()
+            site.active = True
+            site.draw = lambda _: drawn  # type: ignore[method-assign, assignment]
+            results.append(operators.draw_statistics(x, site._number))
+    torch.testing.assert_close(*results)
+
+
 def test_copies_are_sites_of_their_own_and_leave_with_their_network() -> None:
     site = CrossNorm()
     copies = [site, copy.deepcopy(site), copy.copy(site), pickle.loads(pickle.dumps(site))]

@@ -112,7 +112,17 @@ def test_which_gates_the_kernels_make(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made(SelfNorm(3)) and made(SelfNorm(3).eval())
     assert not made(SelfNorm(3).double())
     assert not made(nn.SyncBatchNorm.convert_sync_batchnorm(SelfNorm(3)))
-    averaging, heard = SelfNorm(3), SelfNorm(3)
+    averaging, heard, replaced, countless = (SelfNorm(3) for _ in range(4))
     averaging.g_bn.momentum = None
     heard.g_bn.register_forward_hook(lambda *_: None)
-    assert not made(averaging) and not made(heard)
+    replaced.g_bn.forward = lambda score: score  # type: ignore[method-assign]
+    countless.g_bn.num_batches_tracked = None
+    assert not any(map(made, (averaging, heard, replaced, countless)))
+    with_one = SelfNorm(3)
+    with_one.g_bn.train()
+    assert kernels.gates(x[:1], [(with_one.g_fc, with_one.g_bn)]) is None
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not made(SelfNorm(3))
+    finally:
+        hook.remove()
