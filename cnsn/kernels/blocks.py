@@ -33,7 +33,10 @@ class Blocks:
         last = (-1, 1, self.channels) if box is None else (-1, 1, 1, self.channels)
         self.column = last if self.last else (-1, 1)
         size = x[:1].numel() * self.dtype.itemsize
-        samples = max(1, min(batch, BLOCK_BYTES * torch.get_num_threads() // size))
+        # Whole samples for each thread: sums are shared out by sample, other operations by place,
+        # and a thread should find in its cache what it wrote there before.
+        self.threads = torch.get_num_threads()
+        samples = min(batch, max(1, BLOCK_BYTES // size) * self.threads)
         self.step = samples if self.last else samples * self.channels
         sources = self.maps(x)
         self.memory = torch.empty(sources[0].shape, dtype=self.dtype, device=x.device)
@@ -65,11 +68,17 @@ class Blocks:
         """(B, C) numbers, in shapes that take sums of blocks."""
         return (c if self.last else c.view(-1)).split(self.step)
 
-    def sum(self, block: Tensor, out: Tensor) -> None:
-        """Of each row; with `out=` safe from autocast."""
+    def sum(self, block: Tensor, out: Tensor, buffer: Tensor) -> None:
+        """Of each row, without the edges; with `out=` safe from autocast.
+
+        The buffer, which may be the block itself, is used where there is more than one thread: a
+        matrix product runs in one, which would take what the others have in their caches.
+        """
         if self.last:
             torch.sum(block.view(len(block), -1, self.channels), 1, out=out)
-        elif self.edges is None and block.shape[1] >= SHORT:
+        elif self.threads > 1 and self.edges is not None:
+            torch.sum(torch.mul(block, self.ones, out=buffer), 1, out=out)
+        elif self.threads > 1 or (self.edges is None and block.shape[1] >= SHORT):
             torch.sum(block, 1, out=out)
         else:
             torch.mv(block, self.ones, out=out)

@@ -45,12 +45,12 @@ def moments(x: Tensor, box: Box | None, eps: float) -> Moments:
         strict=True,
     ):
         floats = blocks.floats(source, buffer)
-        blocks.sum(floats, total)
+        blocks.sum(floats, total, buffer)
         total.div_(n)
         torch.sub(floats, column, out=buffer)
         # A sum of large numbers misses the mean by a few roundings; the deviations tell.
-        blocks.sum(buffer, deviation)
-        blocks.sum(buffer.mul_(buffer), square)
+        blocks.sum(buffer, deviation, buffer)
+        blocks.sum(buffer.mul_(buffer), square, buffer)
     rest.div_(n)
     squares.addcmul_(rest, rest, value=-n).clamp_(min=0)
     mean = guess + rest
@@ -97,13 +97,14 @@ def products(
     maps = (blocks.maps(x), blocks.maps(dy), blocks.buffers, blocks.results(weighted))
     if mean is None:
         for source, grad, buffer, total in zip(*maps, strict=True):
-            blocks.sum(torch.mul(blocks.floats(source, buffer), grad, out=buffer), total)
+            product = torch.mul(blocks.floats(source, buffer), grad, out=buffer)
+            blocks.sum(product, total, buffer)
         return weighted, None
     plain = _numbers(x)
     more = (blocks.results(plain), blocks.columns(mean))
     for source, grad, buffer, total, count, m in zip(*maps, *more, strict=True):
-        blocks.sum(blocks.floats(grad, buffer), count)
-        blocks.sum(blocks.centre(source, m, buffer).mul_(grad), total)
+        blocks.sum(blocks.floats(grad, buffer), count, buffer)
+        blocks.sum(blocks.centre(source, m, buffer).mul_(grad), total, buffer)
     return weighted, plain
 
 

@@ -6,6 +6,8 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,18 @@ common: dict[str, Any] = {
     "dtype": st.sampled_from(list(TOLERANCE)),
     "ratio": st.sampled_from([0.0, 1.0, 30.0, 1e3]),
     "seed": st.integers(0, 2**20),
+    "threads": st.sampled_from([1, 2]),  # which sum and block their work differently
 }
+
+
+@contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @given(two_sided=st.booleans(), training=st.booleans(), **common)
@@ -87,6 +100,7 @@ def test_selfnorm(
     dtype: torch.dtype,
     ratio: float,
     seed: int,
+    threads: int,
     two_sided: bool,
     training: bool,
 ) -> None:
@@ -94,7 +108,8 @@ def test_selfnorm(
     layer = SelfNorm(shape[1], two_sided=two_sided).train(training)
     exact = copy.deepcopy(layer).double()
     x = laid_out(maps(shape, ratio, seed).to(dtype), layout)
-    check(layer, exact, x, TOLERANCE[dtype])
+    with using_threads(threads):
+        check(layer, exact, x, TOLERANCE[dtype])
 
 
 @given(crop=st.sampled_from(CROPS), mode=st.sampled_from(["2-instance", "1-instance"]), **common)
@@ -105,12 +120,14 @@ def test_crossnorm(
     dtype: torch.dtype,
     ratio: float,
     seed: int,
+    threads: int,
     crop: str,
     mode: str,
 ) -> None:
     x = laid_out(maps(shape, ratio, seed).to(dtype), layout)
     ours, exact = (active(seed, crop=crop, mode=mode) for _ in range(2))
-    check(ours, exact, x, TOLERANCE[dtype])
+    with using_threads(threads):
+        check(ours, exact, x, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("two_sided", [False, True])

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from tasks.classification import Classification, main
+from tasks.cli import TaskCLI
 from tasks.results import is_final, read_results
 from tasks.run_directory import RunDirectory
 from tests.fakes import write_cifar
@@ -387,3 +388,19 @@ def test_every_config_is_valid(root: Path, capsys: pytest.CaptureFixture[str]) -
             assert stop.value.code in (0, None)
             config = yaml.safe_load(capsys.readouterr().out)
             assert config["data"]["init_args"]["name"] == data
+
+
+def test_a_stopped_command_promises_what_is_there(tmp_path: Path) -> None:
+    cli = object.__new__(TaskCLI)
+    nothing = "The same command starts from the beginning."
+    assert cli.outlook() == nothing  # Stopped while options were read.
+    cli.directory = RunDirectory(tmp_path, seed=0, digest="x")
+    cli.subcommand = "fit"
+    assert cli.outlook() == f"There is no checkpoint yet: t{nothing[1:]}"
+    cli.directory.checkpoints.mkdir(parents=True)
+    # Where the disk cannot link, the one before is moved first.
+    for name in ("previous.ckpt", "last.ckpt"):
+        (cli.directory.checkpoints / name).touch()
+        assert cli.outlook() == "The same command resumes from the last checkpoint."
+    cli.subcommand = "test"
+    assert cli.outlook() == nothing
