@@ -21,6 +21,7 @@ from tasks.cli import TaskCLI
 from tasks.results import is_final, read_results
 from tasks.run_directory import RunDirectory
 from tests.fakes import write_cifar
+from tests.interrupted import Interruption, interrupt
 
 DIGITS = [
     "--config=configs/digits.yaml",
@@ -114,10 +115,6 @@ def by_hand(directory: Path) -> float:
         return (net(x).argmax(1) != torch.from_numpy(labels)).float().mean().item()
 
 
-class Interruption(Exception):
-    pass
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -126,21 +123,12 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole")])
 
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    step = Classification.training_step
-
-    def stopping(self: Classification, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [2, 8]
-    monkeypatch.setattr(Classification, "training_step", stopping)
+    left = interrupt(monkeypatch, Classification, 2, 8)
     for number in (0, workers):
         with pytest.raises(Interruption):
             main(["fit", *options, f"--data.workers={number}"])
     main(["fit", *options])
-    assert not stops
+    assert not left
     assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 

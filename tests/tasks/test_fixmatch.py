@@ -31,6 +31,7 @@ from tasks.results import read_results
 from tasks.runner import Run
 from tasks.table_spec import Table
 from tests.fakes import write_cifar
+from tests.interrupted import Interruption, interrupt
 
 DIGITS = [
     "--config=configs/fixmatch_digits.yaml",
@@ -272,10 +273,6 @@ def test_supervised_on_the_same_labels(tmp_path: Path) -> None:
     assert 0 <= record["summary"]["error"] <= 1
 
 
-class Interruption(Exception):
-    pass
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_twice_ends_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -285,21 +282,12 @@ def test_a_run_stopped_twice_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole")])
 
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    step = FixMatch.training_step
-
-    def stopping(self: FixMatch, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [11, 33]
-    monkeypatch.setattr(FixMatch, "training_step", stopping)
+    left = interrupt(monkeypatch, FixMatch, 11, 33)
     for number in (0, workers):
         with pytest.raises(Interruption):
             main(["fit", *options, f"--data.workers={number}"])
     main(["fit", *options])
-    assert not stops
+    assert not left
     one, two = last_checkpoint(tmp_path / "parts"), last_checkpoint(tmp_path / "whole")
     assert one["global_step"] == two["global_step"] == 40
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "evaluations"):

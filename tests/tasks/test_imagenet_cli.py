@@ -28,6 +28,7 @@ from tasks.results import read_results
 from tasks.table_spec import Table
 from tests.conftest import ROOT
 from tests.fakes import CLASS_NAMES, TWO_CORRUPTIONS, write_imagenet, write_imagenet_c
+from tests.interrupted import Interruption, interrupt
 
 SIZE = 24
 
@@ -155,26 +156,15 @@ def test_adabn_and_attacks_stand_beside_the_plain_test(trained: Path) -> None:
     assert plain["summary"].items() <= found["summary"].items()
 
 
-class Interruption(Exception):
-    pass
-
-
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where workers decode and crop, and where their number changes."""
     options = ["fit", *command(trained, "--trainer.max_steps=5", "--save_every=1")]
     main([*options, f"--runs={tmp_path / 'whole'}"])
-    step = Classification.training_step
-
-    def stopping(self: Classification, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step == 2:
-            raise Interruption
-        return step(self, batch, batch_idx)
-
     options += [f"--runs={tmp_path / 'parts'}", "--data.workers=2"]
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
-        patch.setattr(Classification, "training_step", stopping)
+    interrupt(monkeypatch, Classification, 2)
+    with pytest.raises(Interruption):
         main(options)
     main(options)
     one, two = (

@@ -24,6 +24,7 @@ from tasks.segmentation import Segmentation, main
 from tasks.segmentation_networks import SmallFPN
 from tasks.segmentation_overlays import main as compare
 from tasks.table_spec import Table
+from tests.interrupted import Interruption, interrupt
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 from tests.tasks.test_segmentation import METHOD
 
@@ -174,10 +175,6 @@ def test_fit_test_and_predict(
     assert "predict" in refused([f"ours={tmp_path}", *arguments], capsys, compare)
 
 
-class Interruption(Exception):
-    pass
-
-
 # With dropout, whose draws must not depend on what came before.
 DROPOUT = [
     "--model.network=tasks.segmentation_networks.SMPNetwork",
@@ -196,21 +193,12 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole", sets)])
 
     options += ["--save_every=1", *places(tmp_path / "parts", sets)]
-    step = Segmentation.training_step
-
-    def stopping(self: Segmentation, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [1, 3]
-    monkeypatch.setattr(Segmentation, "training_step", stopping)
+    left = interrupt(monkeypatch, Segmentation, 1, 3)
     for number in (0, workers):
         with pytest.raises(Interruption):
             main(["fit", *options, f"--data.workers={number}"])
     main(["fit", *options])
-    assert not stops
+    assert not left
     one, two = final_state(tmp_path / "parts"), final_state(tmp_path / "whole")
     assert one["global_step"] == two["global_step"] == 4
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):

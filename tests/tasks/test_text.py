@@ -24,6 +24,7 @@ from tasks.text_curves import _by_epoch, draw_curves, write_best_epochs
 from tasks.text_curves import main as curves
 from tasks.text_metrics import TextMetrics, summarise, wilson_interval
 from tests.fakes import reviews, write_imdb, write_sst2
+from tests.interrupted import Interruption, interrupt
 
 SMALL = [
     "--config=configs/sst2.yaml",
@@ -137,31 +138,18 @@ def test_fit_test_and_predict(
     assert second.startswith("negative\t")
 
 
-class Interruption(Exception):
-    pass
-
-
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*SMALL, *CNSN, *sets]
     main(["fit", *options, *places(tmp_path / "whole")])
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    step = Text.training_step
-
-    def stopping(self: Text, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [2, 6]
-    monkeypatch.setattr(Text, "training_step", stopping)
+    left = interrupt(monkeypatch, Text, 2, 6)
     for number in (0, 2):
         with pytest.raises(Interruption):
             main(["fit", *options, f"--data.workers={number}"])
     main(["fit", *options])
-    assert not stops
+    assert not left
     one, two = load(last(tmp_path / "parts")), load(last(tmp_path / "whole"))
     assert one["text"] == two["text"] and len(one["text"]["history"]) == 2
     for key in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
