@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.textbook import TextbookCrossNorm, TextbookSelfNorm
-from cnsn import CNSNSpec, SelfNorm, crossnorm_active, insert, kernels
+from cnsn import CNSNSpec, SelfNorm, crossnorm_active, functional, insert, kernels
 from cnsn.nets import wide_resnet
 from tests.cnsn.test_layers import active
 
@@ -42,7 +42,7 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     if layout == "strided":
         return torch.stack([x, x], -1)[..., 0]
     if layout == "channels_last":
-        return x.transpose(1, -1).contiguous().transpose(1, -1)
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
     return x.contiguous()
 
 
@@ -160,6 +160,32 @@ def test_statistics_keep_their_digits_channel_by_channel() -> None:
     assert x.grad is not None
     ours = 899 * x.grad.double()
     torch.testing.assert_close(ours, (exact - mean) / std, rtol=0, atol=5e-6)
+
+
+def test_the_mean_s_rounding_error_is_made_good() -> None:
+    """Where results are small and means 1,000 times larger, each way."""
+    torch.manual_seed(0)
+    far = 1e3 * (1 + torch.rand(1, 3, 1, 1)) * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    x = (torch.randn(2, 3, 20, 30) + far).requires_grad_()
+    centred = x.detach().double() - x.detach().double().mean((2, 3), keepdim=True)
+    layer = active()
+    layer.partner = torch.tensor([1, 0])
+    y = layer(x)
+    exact = functional.exchange(x.detach().double(), layer.partner, 0, layer.eps)
+    torch.testing.assert_close(y[0].double(), exact[0], rtol=0, atol=5e-6)
+    y.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.ones_like(x), rtol=0, atol=5e-6)
+    # A gate of 1/2 for what is centred, and none for the mean.
+    gate = SelfNorm(3, two_sided=True).eval()
+    for parameter in gate.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.constant_(gate.f_bn.bias, -60.0)  # type: ignore[union-attr, arg-type]
+    y = gate(x)
+    torch.testing.assert_close(y.double(), centred / 2, rtol=0, atol=2e-6)
+    y.sum().backward()
+    assert gate.g_bn.bias.grad is not None
+    assert gate.g_bn.bias.grad.abs().max() < 3e-4
 
 
 def test_whole_network_in_float64() -> None:
