@@ -103,7 +103,8 @@ def check_selfnorm(layer: SelfNorm, x: Tensor, parameters: bool) -> None:
 
 
 def check_second_order() -> None:
-    for layer in (SelfNorm(2), SelfNorm(2, two_sided=True), active(crop="both")):
+    layers = (SelfNorm(2), SelfNorm(2).eval(), SelfNorm(2, two_sided=True), active(crop="both"))
+    for layer in layers:
         found = []
         for context in (contextlib.nullcontext(), kernels.disabled()):
             if isinstance(layer, CrossNorm):
