@@ -212,6 +212,12 @@ def test_twice_differentiable_crossnorm(crop: str, last: bool) -> None:
     x = laid_out(x, "channels_last" if last else "contiguous").requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,))
+    # Both of them are of the same function.
+    loss = layer(x).pow(3).sum()
+    for_good, for_more = (
+        torch.autograd.grad(loss, x, create_graph=more, retain_graph=True) for more in (False, True)
+    )
+    torch.testing.assert_close(for_good, for_more)
 
 
 @pytest.mark.parametrize("two_sided", [False, True])

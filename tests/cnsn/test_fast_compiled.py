@@ -108,6 +108,14 @@ def test_compiled_selfnorm_against_float64(two_sided: bool, dtype: torch.dtype) 
             exact.zero_grad()
 
 
+def test_traced_std_of_constant_channels_is_the_root_of_eps() -> None:
+    """Also where the mean of so many equal numbers is not quite that number."""
+    x = (200 * torch.randn(4, 16, 1, 1)).expand(-1, -1, 7, 9)
+    mean, std = kernels.traced_statistics(x, 1e-12)
+    assert not torch.equal(mean, x[:, :, :1, :1])
+    torch.testing.assert_close(std, torch.full_like(std, 1e-6), rtol=1e-3, atol=0)
+
+
 def test_operators_are_what_they_declare() -> None:
     site = CrossNorm(crop="both")
     site.active = True
