@@ -556,10 +556,7 @@ class _Parsed(Exception):
 
 
 # What :func:`run` says in its own words, and what is no fault of the options.
-_SAID = (
-    *(ValueError, OSError, TypeError, MisconfigurationException),
-    *(AssertionError, _Parsed),
-)
+_SAID = (ValueError, OSError, TypeError, MisconfigurationException, AssertionError, _Parsed)
 
 
 class _ParseOnly(TaskCLI):
