@@ -93,7 +93,8 @@ def bytes_kept(layer: Function, x: Tensor) -> float:
 def kernels_of(events: Iterable[Any]) -> int:
     """How many kernels a profile's events tell of; copies, as of a permutation, are none."""
     names = (e.name for e in events if e.device_type == torch.autograd.DeviceType.CUDA)
-    return sum(not name.startswith(("Memcpy", "Memset")) for name in names)
+    others = ("Memcpy", "Memset", "Activity Buffer", "Command Buffer")  # of the profiler
+    return sum(not name.startswith(others) for name in names)
 
 
 def launched(forward: Callable[[], Any], both: Callable[[], Any]) -> tuple[int, int] | None:

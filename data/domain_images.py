@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import quoted
-from data.image_files import UNREADABLE, open_image
+from data.image_files import UNREADABLE, open_image, to_rgb
 from data.randomness import sample_uniform
 
 __all__ = ["centre_crop", "crop_and_flip", "read_images"]
@@ -67,7 +67,7 @@ def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Ten
 def _decode(content: bytes, size: int) -> Tensor:
     # The stream has no file name, and the error message then needs none of its own.
     with open_image(io.BytesIO(content)) as image:
-        image = image.convert("RGB")
+        image = to_rgb(image)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

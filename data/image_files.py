@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["UNREADABLE", "open_image"]
+__all__ = ["UNREADABLE", "open_image", "to_rgb"]
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 
@@ -39,3 +40,16 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
         Image.DecompressionBombError: it has more pixels than any image of a data set.
     """
     return Image.open(source, formats=FORMATS)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Red, green and blue of 8 bits each; of 16 bits a pixel, the upper 8.
+
+    Raises:
+        ValueError: it is grey of 32 bits, of which Pillow would cut all above 255.
+    """
+    if image.mode.startswith("I;16"):  # Pillow would cut these, too.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, whose range is not known: save it with 8")
+    return image.convert("RGB")

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import DataNotFoundError, SampleError, quoted
-from data.image_files import open_image
+from data.image_files import open_image, to_rgb
 from data.loading import process_rank
 
 __all__ = [
@@ -82,7 +82,7 @@ class FolderImages:
         """
         try:
             with open_image(self.path(position)) as image:
-                return image.convert("RGB")
+                return to_rgb(image)
         except Exception as error:  # the decoders raise a dozen types at damaged files
             raise SampleError(
                 f"Expected {self.path(position)} to be a whole image, but it could not be read "

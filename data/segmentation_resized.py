@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data.catalogue import Made, folder_path, only_one, positive, require_writable, say
 from data.errors import DataNotFoundError
-from data.image_files import UNREADABLE, open_image
+from data.image_files import UNREADABLE, open_image, to_rgb
 from data.processes import worker_pool
 from data.records import read_record, write_record
 
@@ -147,7 +147,7 @@ def _resize(job: _Job) -> str | None:
             size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
             # Of a palette image, nearest keeps the indices and the palette.
             filtering = Image.Resampling.NEAREST if is_label else Image.Resampling.BILINEAR
-            small = (image if is_label else image.convert("RGB")).resize(size, filtering)
+            small = (image if is_label else to_rgb(image)).resize(size, filtering)
         made.parent.mkdir(parents=True, exist_ok=True)
         small.save(part, "PNG", compress_level=_FAST)
         os.replace(part, made)

@@ -149,7 +149,7 @@ class RecipeInCheckpoint(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         stored = checkpoint.get("recipe")
-        if stored is None:
+        if not isinstance(stored, dict):
             return
         found = list(differences(stored, self.recipe))
         self._differs = bool(found)

@@ -25,6 +25,7 @@ __all__ = [
     "DurableCheckpointIO",
     "damage_of",
     "described",
+    "missing_parts",
     "newest_readable",
     "recipe_in",
     "remove_parts",
@@ -192,6 +193,15 @@ def described(path: Path) -> str:
     """Which checkpoint it is, and what it holds."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return f"{path.name}: step {content['global_step']}, epoch {content['epoch'] + 1}"
+
+
+def missing_parts(path: Path, *, training: bool) -> list[str]:
+    """What a file of weights lacks to be loaded as a checkpoint, or for training to go on."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    needed = ["state_dict", "global_step", "epoch", "pytorch-lightning_version"]
+    if training:
+        needed += ["optimizer_states", "lr_schedulers", "loops"]
+    return [name for name in needed if name not in content]
 
 
 def recipe_in(path: Path) -> dict[str, Any] | None:

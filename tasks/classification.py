@@ -14,6 +14,7 @@ Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its relea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -102,7 +103,7 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
-        if not augmix >= 0:
+        if not 0 <= augmix < math.inf:
             raise ValueError(f"Expected `augmix` to be 0 or more, but got {augmix}.")
         if adabn_passes < 1:
             raise ValueError(f"Expected `adabn_passes` to be at least 1, but got {adabn_passes}.")

@@ -44,6 +44,7 @@ from tasks.checkpoint_callbacks import (
 from tasks.checkpoint_io import (
     DurableCheckpointIO,
     described,
+    missing_parts,
     recipe_in,
     remove_parts,
     set_aside_damaged,
@@ -52,10 +53,18 @@ from tasks.config_files import check_config_files
 from tasks.interruption import SaveOnInterruption, ended_in_words
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
+from tasks.option_checks import check_options, check_sections
 from tasks.option_parser import TaskParser
 from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
-from tasks.results import FORMAT, PRETRAINED, append_result, environment, last_epoch_of
+from tasks.results import (
+    FORMAT,
+    PRETRAINED,
+    append_result,
+    check_writable,
+    environment,
+    last_epoch_of,
+)
 from tasks.run_directory import (
     RunDirectory,
     config_hash,
@@ -78,10 +87,18 @@ class TaskCLI(LightningCLI):
         self.asked = sys.argv[1:] if args is None else args
         self.started = time.monotonic()
         self.lock: FileLock | None = None
+        self.built = False  # until then, what goes wrong is in the options
         self.timer = Timer(verbose=False)
         self.speed = SpeedMonitor()
         try:
             self._begin(model_class, args)
+        except Exception as error:
+            if self.built or isinstance(error, _SAID):
+                raise
+            raise ValueError(
+                f"The options cannot be used: {type(error).__name__}: {error}. With "
+                "CNSN_TRACEBACK=1 the same command shows where."
+            ) from error
         finally:
             if self.lock is not None:
                 self.lock.release()
@@ -120,9 +137,11 @@ class TaskCLI(LightningCLI):
         return {first: every[first]} if first in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", default="default", help="of the run, a folder or a/b/c")
-        parser.add_argument("--runs", default="runs", help="folder of run directories")
-        parser.add_argument("--results", default="results", help="folder of result lines")
+        parser.add_argument(
+            "--name", type=str, default="default", help="of the run, a folder or a/b/c"
+        )
+        parser.add_argument("--runs", type=str, default="runs", help="folder of run directories")
+        parser.add_argument("--results", type=str, default="results", help="folder of result lines")
         parser.add_argument(
             "--fresh", type=bool, default=False, help="a new numbered run beside the existing one"
         )
@@ -148,8 +167,10 @@ class TaskCLI(LightningCLI):
         if not isinstance(args, dict):
             check_config_files(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
-        check_options(self.config[self.config.subcommand])
-        self.task_class.check_config(self.config[self.config.subcommand])
+        config = self.config[self.config.subcommand]
+        check_sections(config, self.task_class)
+        check_options(config, self.config.subcommand)
+        self.task_class.check_config(config)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets options stored in a checkpoint beat the command line: not here."""
@@ -357,6 +378,7 @@ class TaskCLI(LightningCLI):
     def before_fit(self) -> None:
         self._check_checkpoint()
         self._log_config()
+        self.built = True
 
     def _log_config(self) -> None:
         """What was asked for, for the loggers beside the run directory's own."""
@@ -375,20 +397,45 @@ class TaskCLI(LightningCLI):
 
     def before_validate(self) -> None:
         self._check_checkpoint()
+        self.built = True
 
     def before_test(self) -> None:
         self._check_checkpoint()
+        if self.trainer.global_rank == 0:
+            check_writable(self._results_file())
         self._log_config()
+        self.built = True
+
+    def _results_file(self) -> Path:
+        return Path(self.config[self.subcommand].results) / f"{self.task}.jsonl"
 
     def before_predict(self) -> None:
         self._check_checkpoint()
+        self.built = True
 
     def _check_checkpoint(self) -> None:
         path = self.config[self.subcommand].ckpt_path
-        if path is not None and (report := key_report(self.model, read_state_dict(path))):
+        if path is None:
+            return
+        state = read_state_dict(path)
+        if report := key_report(self.model, state):
             raise ValueError(
                 f"Expected {path} to be a checkpoint of the network that the options describe, but "
                 f"{report}. Give the options of the run that it comes from."
+            )
+        lacks = missing_parts(Path(path), training=self.subcommand == "fit")
+        if lacks:
+            raise ValueError(
+                f"Expected {path} to be a checkpoint of a run, but it lacks {', '.join(lacks)}: "
+                "weights alone are what `--model.weights` takes."
+            )
+        bad = [
+            name for name, _ in self.model.named_parameters() if not state[name].isfinite().all()
+        ]
+        if bad:
+            raise ValueError(
+                f"Expected finite weights in {path}, but {len(bad)} tensors hold NaN or infinity, "
+                f"{bad[0]} among them: give a checkpoint from before."
             )
 
     def after_fit(self) -> None:
@@ -398,6 +445,12 @@ class TaskCLI(LightningCLI):
             raise KeyboardInterrupt
         config = self.config[self.subcommand]
         if self.trainer.global_rank == 0 and not config.trainer.fast_dev_run:
+            if not self.directory.last.is_file():
+                begun = config.ckpt_path or "the options"
+                raise ValueError(
+                    f"Expected at least one step of training, but {begun} left none: raise "
+                    "`trainer.max_epochs` or `trainer.max_steps`."
+                )
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
             record: dict[str, Any] = {"steps": self.trainer.global_step, "seconds": seconds}
@@ -418,6 +471,11 @@ class TaskCLI(LightningCLI):
         model: Any = self.model
         if self.trainer.global_rank != 0:
             return
+        if not hasattr(model, "metrics"):
+            raise ValueError(
+                "Expected `trainer.limit_test_batches` to leave a batch to test on, but got "
+                f"{self.trainer.limit_test_batches}."
+            )
         self._log_dataset()
         config = self.config[self.subcommand]
         record = {
@@ -440,7 +498,7 @@ class TaskCLI(LightningCLI):
         limit = self.trainer.limit_test_batches
         if isinstance(limit, int) or limit < 1:
             record["limited"] = limit  # A part of the test set; stands in no table.
-        path = Path(config.results) / f"{self.task}.jsonl"
+        path = self._results_file()
         append_result(path, record)
         rank_zero_info(f"Added a line to {path}")
         model.print_report(record)
@@ -483,43 +541,6 @@ class TaskCLI(LightningCLI):
         return "unfinished run" if own else f"given: {checkpoint.stem}"
 
 
-def check_options(config: Any) -> None:
-    """Refuse what the options' types allow and no run can be.
-
-    Raises:
-        ValueError: the message names option, value and what is allowed.
-    """
-    seed, name, trainer = config.seed_everything, config.name, config.trainer
-    if isinstance(seed, bool) or seed is None or not 0 <= seed < 2**32:
-        raise ValueError(
-            f"Expected `seed_everything` to be from 0 to 2^32 - 1, but got {seed}: a run is a "
-            "function of its seed."
-        )
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or not name.isprintable():
-        raise ValueError(
-            f"Expected `name` to be a folder's name such as a or a/b/c, but got {name!r}: runs lie "
-            "below `--runs`."
-        )
-    if config.save_every < 0:
-        raise ValueError(f"Expected `save_every` to be 0 or more, but got {config.save_every}.")
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise ValueError(
-            "Expected `trainer.max_epochs` or `trainer.max_steps` to be 0 or more, but got -1: the "
-            "learning rate follows from how long a run is."
-        )
-    if trainer.accumulate_grad_batches < 1:
-        raise ValueError(
-            "Expected `trainer.accumulate_grad_batches` to be at least 1, but got "
-            f"{trainer.accumulate_grad_batches}."
-        )
-    if trainer.devices in (0, "0", "[]", []):
-        raise ValueError(
-            "Expected `trainer.devices` to be a number from 1, a list of devices, auto, or -1 for "
-            f"all, but got {trainer.devices}."
-        )
-
-
 def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
@@ -532,6 +553,10 @@ class _Parsed(Exception):
     def __init__(self, recipe: dict[str, Any]) -> None:
         super().__init__()
         self.recipe = recipe
+
+
+# What :func:`run` says in its own words, and what is no fault of the options.
+_SAID = (ValueError, OSError, TypeError, MisconfigurationException, AssertionError, _Parsed)
 
 
 class _ParseOnly(TaskCLI):
@@ -575,6 +600,9 @@ def _quiet() -> None:
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     hints.addFilter(lambda record: "Tip:" not in record.getMessage())
+    saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
+    # Of every checkpoint: that it holds more than weights.
+    saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))
 
 
 def _own_words(error: Exception) -> str:

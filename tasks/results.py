@@ -18,6 +18,7 @@ __all__ = [
     "FORMAT",
     "PRETRAINED",
     "append_result",
+    "check_writable",
     "environment",
     "fault_of",
     "is_final",
@@ -58,9 +59,43 @@ OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
+def check_writable(path: Path) -> None:
+    """Make sure, before anything is measured, that a line can be added to `path`.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    fault = ""
+    if path.is_dir():
+        fault = "it is a folder"
+    elif not folder.is_dir():
+        fault = f"{folder} is no folder"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        fault = f"{path if path.exists() else folder} may not be written to"
+    if fault:
+        raise ValueError(
+            f"Expected to add a line to {path}, but {fault}: name another folder by `--results`."
+        )
+
+
 def append_result(path: Path, record: Record) -> None:
-    """Add one line, whole or not at all, also when several processes write at once."""
+    """Add one line, whole or not at all, also when several processes write at once.
+
+    Raises:
+        ValueError: it cannot be written; the message holds the line, so that it is not lost.
+    """
     line = json.dumps(record, sort_keys=True, allow_nan=True) + "\n"
+    try:
+        _append(path, line)
+    except OSError as error:
+        raise ValueError(
+            f"Expected room for a line in {path}, but got: {error.strerror or error}. Make room, "
+            f"and add it by hand: {line}"
+        ) from error
+
+
+def _append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

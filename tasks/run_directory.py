@@ -17,6 +17,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from filelock import FileLock, Timeout
 
 from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
@@ -32,7 +33,6 @@ NEUTRAL_TRAINER = {
     "devices",
     "num_nodes",
     "logger",
-    "callbacks",
     "enable_checkpointing",
     "enable_progress_bar",
     "enable_model_summary",
@@ -45,6 +45,21 @@ NEUTRAL_TRAINER = {
     "limit_test_batches",
     "model_registry",
     "enable_autolog_hparams",
+}
+# Callbacks of Lightning's that only watch.
+NEUTRAL_CALLBACKS = {
+    f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor",
+        "LearningRateMonitor",
+        "ModelCheckpoint",
+        "ModelSummary",
+        "OnExceptionCheckpoint",
+        "RichModelSummary",
+        "RichProgressBar",
+        "TQDMProgressBar",
+        "ThroughputMonitor",
+    )
 }
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights", "official")
@@ -92,6 +107,10 @@ def recipe_of(config: Config, defaults: Config) -> Config:
         data.pop(key, None)
     for key in NEUTRAL_TRAINER:
         recipe["trainer"].pop(key, None)
+    given = recipe["trainer"].pop("callbacks", None) or []
+    given = given if isinstance(given, list) else [given]
+    if acting := [callback for callback in given if _may_act(callback["class_path"])]:
+        recipe["trainer"]["callbacks"] = acting
     for key in NEUTRAL_MODEL:
         recipe["model"].pop(key, None)
     model = recipe["model"]
@@ -102,6 +121,19 @@ def recipe_of(config: Config, defaults: Config) -> Config:
             if isinstance(value, str) and (options is data or Path(value).expanduser().is_file()):
                 options[name] = str(Path(value).expanduser().resolve())
     return recipe
+
+
+def _may_act(path: str) -> bool:
+    """Whether a callback may decide what is learnt, as early stopping does.
+
+    Not one that is called in `test` and `predict` alone.
+    """
+    if path in NEUTRAL_CALLBACKS:
+        return False
+    bases = {*L.Callback.__mro__}
+    own = {name for base in _named(path).__mro__ if base not in bases for name in vars(base)}
+    hooks = {name for name in own if name in vars(L.Callback)} - set(vars(object))
+    return any("test" not in name and "predict" not in name for name in hooks if name[0] != "_")
 
 
 def locations(data: Config) -> tuple[str, ...]:
@@ -186,7 +218,16 @@ def name_of(checkpoint: Path, runs: Path) -> str | None:
 
 def _finished(folder: Path) -> Config | None:
     path = folder / "finished.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+        return {"steps": int(record["steps"]), **record}
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(
+            f"Expected {path} to say how the run ended, but it is damaged: delete it, and `fit` "
+            "with the same options goes on from the last checkpoint."
+        ) from error
 
 
 class RunDirectory:

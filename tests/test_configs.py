@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import yaml
 
 from tasks.results import is_final, read_results
 from tasks.table_spec import Table
+from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, ELSEWHERE, Case
-from tests.interrupted import Interruption, interrupt
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {}
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def folder_of(case: Case, data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

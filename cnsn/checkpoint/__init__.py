@@ -10,6 +10,7 @@ https://github.com/amazon-science/crossnorm-selfnorm
 
 from __future__ import annotations
 
+import errno
 import re
 import zipfile
 from collections.abc import Mapping
@@ -57,9 +58,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"Expected a checkpoint at {path}, but there is no such file.")
     try:
         content = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
-    except (OSError, MemoryError, ModuleNotFoundError):
+    except (MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:  # A damaged file fails wherever the damage is, in any way.
+        # One cut short sends torch to places before its start, which is no fault of the disk.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise ValueError(
             f"Expected {path} to be a checkpoint of tensors and plain values, but it could not be "
             f"read safely ({_reason(error)}). Nothing in it was executed; download it again, or "

@@ -161,7 +161,10 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     whole = save_officially(build(), tmp_path / "checkpoint.pth.tar").read_bytes()
     broken = tmp_path / "broken.pth"
-    for content in (b"", b"<html>not found</html>", whole[: len(whole) // 2]):
+    cut = [whole[: len(whole) * part // 4] for part in (1, 2, 3)]
+    torch.save(build().state_dict(), broken)  # in the newer format, a zip
+    cut += [broken.read_bytes()[: broken.stat().st_size * part // 4] for part in (1, 2, 3)]
+    for content in (b"", b"<html>not found</html>", *cut):
         broken.write_bytes(content)
         with pytest.raises(ValueError, match=r"could not be read safely.*download it again"):
             load_official(build(), broken)

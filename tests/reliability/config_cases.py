@@ -137,6 +137,10 @@ def generated() -> list[Mistake]:
 # ------------------------------------------------------------------------------------- by hand
 
 CN = "--model.cnsn.kind=cn"
+ACCUMULATE = (
+    "--trainer.callbacks=[{class_path: GradientAccumulationScheduler, "
+    "init_args: {scheduling: {0: 2}}}]"
+)
 AUGMIX = "--data.augment=[{class_path: data.augmentations.AugMix}]"
 
 
@@ -190,6 +194,35 @@ def by_hand() -> list[Mistake]:
                 ["limit_train_batches", "2.5", "[0.0, 1.0] or an int"],
             ),
             (["--trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches", "0"]),
+            (
+                ["--trainer.accumulate_grad_batches=9999999999"],
+                ["accumulate_grad_batches", "9999999999", "at most"],
+            ),
+            (["--trainer.max_epochs=null"], ["max_epochs", "null", "0 or more"]),
+            (["--trainer.val_check_interval=0"], ["val_check_interval", "0", "(0, 1]"]),
+            (["--trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch", "0", "1"]),
+            (["--trainer.gradient_clip_val=-1"], ["gradient_clip_val", "-1", "0 or more"]),
+            (["--trainer.log_every_n_steps=-1"], ["log_every_n_steps", "-1", "0 or more"]),
+            (["--trainer.precision=bf16-true"], ["precision", "bf16-true", "bf16-mixed"]),
+            (["--trainer.max_time=00:02:00:00"], ["max_time", "00:02:00:00", "SIGTERM"]),
+            (["--trainer.overfit_batches=2"], ["overfit_batches", "2", "limit_train_batches"]),
+            (
+                ["--trainer.use_distributed_sampler=true"],
+                ["use_distributed_sampler", "true", "false"],
+            ),
+            (
+                ["--trainer.reload_dataloaders_every_n_epochs=1"],
+                ["reload_dataloaders_every_n_epochs", "1", "0"],
+            ),
+            (
+                [ACCUMULATE],
+                ["trainer.callbacks", "GradientAccumulationScheduler", "accumulate_grad_batches"],
+            ),
+            (["--trainer.barebones=true"], ["barebones", "true", "false"]),
+            (["--trainer.enable_checkpointing=false"], ["enable_checkpointing", "false"]),
+            (["--model.cnsn=[cn]"], ["model.cnsn", "[cn]", "load config"]),
+            (["--trainer=null"], ["trainer", "null", "load config"]),
+            (["--data=null"], ["data", "null", "key: value"]),
             (["--nonsense=1"], ["--nonsense=1", "--help"]),
             (["--model.crossnom.p=1"], ["--model.crossnom.p=1", "--model.crossnorm.p is one"]),
         ],

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from tasks.results import read_results
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import checkpoint, options, run_directory, succeeded
 
@@ -53,3 +58,92 @@ def test_another_optimiser_starts_without_a_state(
     assert len(state["param_groups"]) == groups
     steps = {float(entry["step"]) for entry in state["state"].values() if "step" in entry}
     assert steps == (set() if "sgd" in options_ else {5.0})
+
+
+def damaged(last: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Files that a user may take for a checkpoint of the run, and what is said of them."""
+    first, *_ = [name for name, value in last["state_dict"].items() if value.is_floating_point()]
+    broken = {**last["state_dict"], first: last["state_dict"][first] * float("nan")}
+    return {
+        "weights": (last["state_dict"], "lacks state_dict, global_step"),
+        "entry": ({"state_dict": last["state_dict"]}, "weights alone are what `--model.weights`"),
+        "nan": ({**last, "state_dict": broken}, f"NaN or infinity, {first} among them"),
+        "untrained": (
+            {key: value for key, value in last.items() if key != "optimizer_states"},
+            "lacks optimizer_states",
+        ),
+        # It stands at the end of what is asked for.
+        "ended": (last, "Expected at least one step of training"),
+    }
+
+
+def test_what_is_no_checkpoint_to_train_from_is_refused(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    succeeded(warm.run("text", ["fit", *options("text", data, tmp_path)]))
+    cases = damaged(checkpoint(tmp_path))
+    for name, (content, said) in cases.items():
+        path = tmp_path / f"{name}.ckpt"
+        torch.save(content, path)
+        command = ["fit", *options("text", data, tmp_path / name), f"--ckpt_path={path}"]
+        process = warm.run("text", command)
+        assert process.code == 1, process.output()
+        assert said in process.output() and "Traceback" not in process.output()
+        assert not list((tmp_path / name).glob("runs/*/*/*/finished.json"))
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    """Found before the test where it can be, else the line is printed."""
+    succeeded(warm.run("text", ["fit", *options("text", data, tmp_path)]))
+    test = ["test", *options("text", data, tmp_path)]
+    (tmp_path / "file").touch()
+    process = warm.run("text", [*test, f"--results={tmp_path / 'file'}"])
+    assert process.code == 1
+    assert "Expected to add a line to" in process.output()
+    assert "Loaded model weights" not in process.output()
+    if not os.access("/dev/full", os.W_OK):
+        pytest.skip("needs /dev/full, a file on a full disk")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "text.jsonl").symlink_to("/dev/full")
+    process = warm.run("text", [*test, f"--results={tmp_path / 'full'}"])
+    assert process.code == 1
+    assert "No space left on device" in process.output()
+    line = process.output().partition("add it by hand: ")[2].partition("\n")[0]
+    succeeded(warm.run("text", test))
+    (written,) = read_results(tmp_path / "results" / "text.jsonl")
+    assert json.loads(line)["summary"] == written["summary"]
+
+
+def test_a_test_of_nothing_and_a_damaged_record_are_one_sentence(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    command = options("text", data, tmp_path)
+    succeeded(warm.run("text", ["fit", *command]))
+    process = warm.run("text", ["test", *command, "--trainer.limit_test_batches=0"])
+    assert process.code == 1
+    assert "error: Expected `trainer.limit_test_batches` to leave" in process.output()
+    assert not (tmp_path / "results").exists()
+    record = run_directory(tmp_path) / "finished.json"
+    whole = json.loads(record.read_text())
+    for content in ("", "[]", "{", '{"steps": "many"}'):
+        record.write_text(content)
+        process = warm.run("text", ["fit", *command])
+        assert process.code == 1
+        assert "to say how the run ended, but it is damaged" in process.output()
+    record.unlink()
+    succeeded(warm.run("text", ["fit", *command]))  # as the message says
+    assert json.loads(record.read_text())["steps"] == whole["steps"]
+
+
+def test_a_callback_that_may_act_makes_another_run(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    command = ["fit", *options("text", data, tmp_path)]
+    succeeded(warm.run("text", command))
+    watches = "--trainer.callbacks=[{class_path: LearningRateMonitor}]"
+    assert "This run is finished" in succeeded(warm.run("text", [*command, watches]))
+    stops = "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: val/error}}]"
+    assert "This run is finished" not in succeeded(warm.run("text", [*command, stops]))
+    assert len(list(tmp_path.glob("runs/*/*/seed*"))) == 2

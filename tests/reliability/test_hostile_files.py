@@ -488,6 +488,8 @@ IMAGES = {
     "in_folder: TIFF in circles": Case(
         "cat/a.tif", b"II*\0\x08\0\0\0" + b"\x01\0" + bytes(12) + b"\x08\0\0\0", in_folder, UNREAD
     ),
+    "in_folder: 32 bits": Case("cat/a.tif", encoded("TIFF", "F"), in_folder, "32 bits a pixel"),
+    "in_memory: 32 bits": Case("cat/a.png", encoded("TIFF", "I"), in_memory, "32 bits a pixel"),
     "label: a photograph": Case("a.png", encoded("JPEG", "CMYK"), label, "may be a photograph"),
     "label: unknown ids": Case("a.png", encoded("PNG", "L"), label, "unknown"),
     "label: cut": Case("a.png", encoded("PNG", "L")[:-300], label, UNREAD),
@@ -587,3 +589,13 @@ def test_only_files_are_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 of 3 files are not"):
         list_images(tmp_path)
     assert set(contents(tmp_path)) == {"cat", "cat/a.png", "cat/b.png", "cat/c.png"}
+
+
+def test_images_of_16_bits_keep_their_upper_8(tmp_path: Path) -> None:
+    """Pillow alone would make every value above 255 white."""
+    deep = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(deep).save(tmp_path / "cat" / "a.png")
+    for read in (in_folder, lambda path: in_memory(path)[0][0].permute(1, 2, 0)):
+        found = np.asarray(read(tmp_path / "cat" / "a.png"))
+        assert np.array_equal(found, np.repeat((deep // 256)[..., None], 3, -1))

@@ -113,7 +113,8 @@ def test_a_signal_to_all_processes_of_a_run_saves_first(
 ) -> None:
     more = ["--data.workers=2", f"--trainer.accumulate_grad_batches={accumulated}"]
     more += ["--trainer.max_epochs=6"]
-    succeeded(warm.run("text", ["fit", *options("text", data, tmp_path / "whole", *more)]))
+    whole = ["fit", *options("text", data, tmp_path / "whole", *more), OPTION]
+    succeeded(warm.start("text", whole, environment={VARIABLE: str(tmp_path / "all")}))
     command = ["fit", *options("text", data, tmp_path / "parts", *more), OPTION]
     stopped = 0
     for after in (2, 9, 17):

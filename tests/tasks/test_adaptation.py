@@ -26,7 +26,7 @@ from tasks.base import CrossNormTraining
 from tasks.results import read_results
 from tasks.table_records import collect, stands
 from tasks.table_spec import Row, Table
-from tests.interrupted import Interruption, interrupt
+from tests.command_line import stop_and_resume
 
 SOURCE = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TARGET = 3 * torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 2
@@ -181,10 +181,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 ALL = [
@@ -322,13 +319,8 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(["fit", *options(root, tmp_path / "whole", *ALL)])
-    left = interrupt(monkeypatch, Adaptation, 2, 4)
-    arguments = options(root, tmp_path / "parts", *ALL, "--save_every=1")
-    for _ in range(2):
-        with pytest.raises(Interruption):
-            main(["fit", *arguments])
-    main(["fit", *arguments])
-    assert not left
+    command = ["fit", *options(root, tmp_path / "parts", *ALL, "--save_every=1")]
+    stop_and_resume(monkeypatch, Adaptation, main, command, {2: 1, 4: 2})
     assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 

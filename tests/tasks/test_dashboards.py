@@ -19,15 +19,13 @@ from tasks import dashboards
 from tasks.cli import expected_recipe
 from tasks.dashboards import Panel, Spec, workspace_of
 from tasks.wandb_logger import best_of, offline_without_key
+from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, Case
 from tests.dashboard_files import OfflineRun
-from tests.interrupted import Interruption, interrupt
 
 
 @pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+def nobody_is_logged_in(in_the_repository: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
 

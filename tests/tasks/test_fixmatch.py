@@ -30,8 +30,8 @@ from tasks.pseudo_labels import PseudoLabels, pseudo_label
 from tasks.results import read_results
 from tasks.runner import Run
 from tasks.table_spec import Table
+from tests.command_line import places, stop_and_resume
 from tests.fakes import write_cifar
-from tests.interrupted import Interruption, interrupt
 
 DIGITS = [
     "--config=configs/fixmatch_digits.yaml",
@@ -45,14 +45,7 @@ CN = ["--model.cnsn.kind=cn", "--model.crossnorm.p=0.5"]
 SHORT = ["--trainer.max_epochs=2", "--data.steps_per_epoch=3"]
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-
-
-def places(folder: Path) -> list[str]:
-    return [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def run_directory(folder: Path) -> Path:
@@ -282,12 +275,7 @@ def test_a_run_stopped_twice_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole")])
 
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    left = interrupt(monkeypatch, FixMatch, 11, 33)
-    for number in (0, workers):
-        with pytest.raises(Interruption):
-            main(["fit", *options, f"--data.workers={number}"])
-    main(["fit", *options])
-    assert not left
+    stop_and_resume(monkeypatch, FixMatch, main, ["fit", *options], {11: 0, 33: workers})
     one, two = last_checkpoint(tmp_path / "parts"), last_checkpoint(tmp_path / "whole")
     assert one["global_step"] == two["global_step"] == 40
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "evaluations"):

@@ -1,0 +1,159 @@
+"""Refuse options that their types allow and no run can have, before anything is read or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+__all__ = ["check_options", "check_sections"]
+
+LARGEST = 2**31 - 1  # of a count: beyond it torch's numbers end
+# Images arrive in float32, and a step of float16 weights is lost to rounding.
+NOT_MIXED = ("64", "64-true", "16-true", "bf16-true")
+
+
+def check_options(config: Any, subcommand: str) -> None:
+    """Refuse what the options' types allow and no run can be.
+
+    Args:
+        config: of one subcommand, complete.
+        subcommand: its name; only `fit` must know how long it trains.
+
+    Raises:
+        ValueError: the message names option, value and what is allowed.
+    """
+    _check_run(config)
+    _check_length(config.trainer, open_ends=(None, -1) if subcommand == "fit" else (-1,))
+    _check_trainer(config.trainer)
+
+
+def check_sections(config: Any, task: type) -> None:
+    """Refuse a value where a group of options stands.
+
+    Args:
+        config: of one subcommand.
+        task: the class whose parameters the section `model` has; dataclasses are groups.
+
+    Raises:
+        ValueError: the message names the group and the value.
+    """
+    groups = [(name, config.get(name)) for name in ("trainer", "model", "data")]
+    hints = get_type_hints(task.__init__)  # type: ignore[misc]
+    nested = [name for name, hint in hints.items() if is_dataclass(hint)]
+    groups += [(f"model.{name}", config.get(f"model.{name}")) for name in nested]
+    for name, value in groups:
+        if not hasattr(value, "items"):
+            raise ValueError(
+                f"Expected `{name}` to hold options, as key: value, but got {_shown(value)}."
+            )
+
+
+def _check_run(config: Any) -> None:
+    seed, name = config.seed_everything, config.name
+    if isinstance(seed, bool) or seed is None or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"Expected `seed_everything` to be from 0 to 2^32 - 1, but got {seed}: a run is a "
+            "function of its seed."
+        )
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or not name.isprintable():
+        raise ValueError(
+            f"Expected `name` to be a folder's name such as a or a/b/c, but got {name!r}: runs lie "
+            "below `--runs`."
+        )
+    if config.save_every < 0:
+        raise ValueError(f"Expected `save_every` to be 0 or more, but got {config.save_every}.")
+
+
+def _check_length(trainer: Any, open_ends: tuple[int | None, ...]) -> None:
+    if trainer.max_epochs in open_ends and trainer.max_steps == -1:
+        raise ValueError(
+            "Expected `trainer.max_epochs` or `trainer.max_steps` to be 0 or more, but got "
+            f"{'null' if trainer.max_epochs is None else -1}: the learning rate follows from how "
+            "long a run is."
+        )
+
+
+def _check_trainer(trainer: Any) -> None:
+    if trainer.devices in (0, "0", "[]", []):
+        raise ValueError(
+            "Expected `trainer.devices` to be a number from 1, a list of devices, auto, or -1 for "
+            f"all, but got {trainer.devices}."
+        )
+    _check_numbers(trainer)
+    _check_callbacks(trainer.callbacks)
+    for name, (allowed, remedy) in LEFT_ALONE.items():
+        value = trainer.get(name)
+        if value not in allowed:
+            raise ValueError(
+                f"Expected `trainer.{name}` to be {_shown(allowed[0])}, but got {_shown(value)}: "
+                f"{remedy}."
+            )
+    if str(trainer.precision) in NOT_MIXED or "transformer" in str(trainer.precision):
+        raise ValueError(
+            "Expected `trainer.precision` to be 32-true, 16-mixed or bf16-mixed, but got "
+            f"{trainer.precision}: weights are kept in float32."
+        )
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        name = getattr(callback, "class_path", "").rpartition(".")[2]
+        if name in NOT_EXACT:
+            raise ValueError(
+                f"Expected `trainer.callbacks` to leave a run that resumes exactly, but {name} "
+                f"does not: use {NOT_EXACT[name]}."
+            )
+
+
+def _check_numbers(trainer: Any) -> None:
+    for name, (right, allowed) in NUMBERS.items():
+        value = trainer.get(name)
+        if value is not None and not right(value):
+            raise ValueError(f"Expected `trainer.{name}` to be {allowed}, but got {value}.")
+
+
+def _shown(value: Any) -> str:
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+# Numbers that Lightning takes and stumbles over later, or turns into something else in silence.
+NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "accumulate_grad_batches": (lambda n: 1 <= n <= LARGEST, f"at least 1 and at most {LARGEST}"),
+    "check_val_every_n_epoch": (lambda n: n >= 1, "at least 1"),
+    "val_check_interval": (
+        lambda n: not isinstance(n, int | float) or n > 0,
+        "a part of an epoch in (0, 1], or a number of batches from 1",
+    ),
+    "gradient_clip_val": (lambda x: 0 <= x < math.inf, "0 or more and finite, or null"),
+    "log_every_n_steps": (lambda n: n >= 0, "0 or more"),
+}
+# Lightning's callbacks after which a stopped run ends with other weights, and what serves instead.
+NOT_EXACT = {
+    "StochasticWeightAveraging": "EMAWeightAveraging",
+    "GradientAccumulationScheduler": "`trainer.accumulate_grad_batches`",
+}
+# Options of Lightning that a run here has no use for, and what serves instead.
+LEFT_ALONE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "max_time": (
+        (None,),
+        "the learning rate follows from how many steps a run has. Stop it by SIGTERM, as "
+        "`timeout 2h` sends it, and the same command resumes",
+    ),
+    "overfit_batches": ((0.0,), "use `trainer.limit_train_batches`"),
+    "use_distributed_sampler": (
+        (False,),
+        "the data share themselves out over processes, in an order that is a function of the seed",
+    ),
+    "reload_dataloaders_every_n_epochs": (
+        (0,),
+        "every epoch has its own order without it, and with it a run would not resume exactly",
+    ),
+    "barebones": ((False,), "a run is logged and saved"),
+    "enable_checkpointing": ((None, True), "a run is saved"),
+}
