@@ -45,6 +45,9 @@ def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Ten
     bad: dict[int, str] = {}
 
     def read(i: int) -> bytes:
+        if not paths[i].is_file():  # A pipe would be waited for without end.
+            bad[i] = f"{paths[i]} (it is no file)"
+            return b""
         content = paths[i].read_bytes()
         try:
             images[i] = _decode(content, size)

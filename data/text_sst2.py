@@ -80,6 +80,11 @@ def read_sst2(path: str | Path) -> dict[Split, LabelledTexts]:
             if f"{split}.{end}" in files:
                 texts = read(f"{place}/{split}.{end}", files[f"{split}.{end}"])
                 if texts is not None:
+                    if not len(texts):
+                        raise ValueError(
+                            f"Expected {place}/{split}.{end} to hold labelled sentences, but it "
+                            "has none: fetch it again, or delete it."
+                        )
                     splits[split] = texts
                 break
     if not splits:

@@ -393,6 +393,10 @@ TEXTS = {
     "SST-2: UTF-16": Case(
         "train.tsv", TSV.decode().encode("utf-16"), folder(read_sst2), "UTF-8|columns"
     ),
+    "SST-2: a header alone": Case("train.tsv", TSV, folder(read_sst2), "train.tsv to hold label"),
+    "SST-2: neutral trees alone": Case(
+        "train.txt", b"(2 (2 a) (2 b))\n", folder(read_sst2), "train.txt to hold label"
+    ),
     "SST-2: label": Case("train.tsv", TSV + b"a\t7\n", folder(read_sst2), "0 or 1, but got '7'"),
     "SST-2: columns": Case("train.tsv", TSV + b"a\t1\t1\n", folder(read_sst2), "to have 2 columns"),
     "SST-2: a million columns": Case(
@@ -588,6 +592,8 @@ def test_only_files_are_images(tmp_path: Path) -> None:
     (tmp_path / "cat" / "c.png").symlink_to("c.png")
     with pytest.raises(ValueError, match="3 of 3 files are not"):
         list_images(tmp_path)
+    with pytest.raises(ValueError, match=r"a.png \(it is no file\).*b.png.*c.png"):
+        read_images(sorted((tmp_path / "cat").iterdir()), 8)
     assert set(contents(tmp_path)) == {"cat", "cat/a.png", "cat/b.png", "cat/c.png"}
 
 
