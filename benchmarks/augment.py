@@ -23,8 +23,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
 from benchmarks.pil_operations import augmix_value, fixmatch_value, pil_cutout, pil_operation
+from benchmarks.table import Table, save
 from data import augmix, randaugment
 from data.images import normalise
 from data.tensor_ops import OPERATIONS, apply_operations
@@ -131,34 +132,26 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    header = [
-        "augmentation",
-        "batched, images/s",
-        "Pillow, images/s",
-        "ratio",
-        "smallest",
-        "largest",
+    table = Table(
+        "augmentation", "batched, images/s", "Pillow, images/s", "ratio", "smallest", "largest",
         "turns",
-    ]
-    lines = [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
+    )  # fmt: skip
     for name, sides in cases().items():
         times = compare(*sides, options.seconds)
         ratios = [pillow / batched for batched, pillow in zip(*times, strict=True)]
         rates = [BATCH / statistics.median(side) for side in times]
         cells = [f"{rate:,.0f}" for rate in rates]
         cells += [f"{x:.1f}" for x in (statistics.median(ratios), min(ratios), max(ratios))]
-        lines.append(f"| {' | '.join([name, *cells, str(len(ratios))])} |")
-        print(lines[-1], flush=True)
+        table.add(name, *cells, len(ratios))
     text = (
-        "# Augmentation: batched tensors and Pillow, on one core\n\n" + "\n".join(lines) + "\n\n"
+        f"# Augmentation: batched tensors and Pillow, on one core\n\n{table}\n\n"
         f"32x32 images in batches of {BATCH}; medians over turns of the processor's "
         "time, ratios of neighbouring turns. "
         "The two views count normalisation in, and on Pillow's side the conversion from an array; "
         "the operations alone go from bytes to bytes. "
-        f"One thread of {machine()}. Made by `python -m benchmarks.augment`.\n"
+        f"One thread of {machine()}. Made by `{command()}`.\n"
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

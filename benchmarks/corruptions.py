@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
+from benchmarks.table import Table, save
 from data.corruptions import ALL_CORRUPTIONS, corrupt
 
 BATCH = 250
@@ -40,19 +41,17 @@ def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    lines = ["| corruption | images/s, median | smallest | largest |", "| --- | --- | --- | --- |"]
+    table = Table("corruption", "images/s, median", "smallest", "largest")
     for name in ALL_CORRUPTIONS:
         found = rates(name, images, options.seconds)
         cells = (statistics.median(found), min(found), max(found))
-        lines.append(f"| {name} | " + " | ".join(f"{value:,.0f}" for value in cells) + " |")
-        print(lines[-1], flush=True)
+        table.add(name, *(f"{value:,.0f}" for value in cells))
     text = (
-        "# Corruptions: images per second on one core\n\n" + "\n".join(lines) + "\n\n"
+        f"# Corruptions: images per second on one core\n\n{table}\n\n"
         f"32x32 images in batches of {BATCH}, mean of the five severities; one thread of "
-        f"{machine()}. Made by `python -m benchmarks.corruptions`.\n"
+        f"{machine()}. Made by `{command()}`.\n"
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import command, machine
+from benchmarks.table import Table, save
 from benchmarks.textbook import Box, TextbookCrossNorm, TextbookSelfNorm
 from benchmarks.timing import give_back_memory, take_turns
 from cnsn import CrossNorm, SelfNorm, kernels
@@ -36,11 +39,13 @@ SHAPES = ((128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 
 CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))
 LAYERS = ("SelfNorm", "neither", "style", "content", "both")
 PLACE = ["map", "layout"]
-FORWARD_FLOOR, FLOOR = 1.5, 4.0
+FORWARD_FLOOR, BACKWARD_FLOOR = 1.5, 2.5
 HEADER = (
     "layer", "forward, copies", "forward + backward, copies", "textbook, copies",
     "textbook / ours", "quartiles", "reference / ours", "kept", "textbook's",
 )  # fmt: skip
+# On a GPU; without crops, which read less than a map.
+AGAINST_FLOOR = ("forward / floor", "backward / floor", "both / floor", "kernels")
 
 Function = Callable[[Tensor], Tensor]
 
@@ -85,6 +90,26 @@ def bytes_kept(layer: Function, x: Tensor) -> float:
     return sum(kept.values()) / (x.numel() * x.element_size())
 
 
+def kernels_of(events: Iterable[Any]) -> int:
+    """How many kernels a profile's events tell of; copies, as of a permutation, are none."""
+    names = (e.name for e in events if e.device_type == torch.autograd.DeviceType.CUDA)
+    others = ("Memcpy", "Memset", "Activity Buffer", "Command Buffer")  # of the profiler
+    return sum(not name.startswith(others) for name in names)
+
+
+def launched(forward: Callable[[], Any], both: Callable[[], Any]) -> tuple[int, int] | None:
+    """Kernels that a forward and a backward launch; None where no profiler can tell."""
+    counts = []
+    for run in (forward, both):
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+            run()
+            torch.cuda.synchronize()
+        counts.append(kernels_of(profiled.events()))
+    first, all_of_them = counts
+    return (first, all_of_them - first) if first else None
+
+
 @dataclass(frozen=True)
 class Line:
     """What was measured of a layer on a map."""
@@ -96,13 +121,14 @@ class Line:
     ratio: tuple[float, float, float]
     reference: float
     kept: tuple[float, float]
+    kernels: tuple[int, int] | None
 
     def cells(self) -> list[str]:
         median, first, third = self.ratio
         return [
             *self.place(),
             self.layer if self.layer == "SelfNorm" else f"CrossNorm, crop {self.layer}",
-            *(f"{c:.1f}" for c in self.copies),
+            *(f"{c:.2f}" for c in self.copies),
             f"{median:.1f}",
             f"{first:.1f}-{third:.1f}",
             f"{self.reference:.1f}",
@@ -112,6 +138,15 @@ class Line:
     def place(self) -> list[str]:
         return [self.map, self.layout]
 
+    def against_floor(self) -> list[str]:
+        if self.layer not in ("SelfNorm", "neither"):
+            return [""] * len(AGAINST_FLOOR)
+        forward, whole, _ = self.copies
+        parts = (forward, FORWARD_FLOOR), (whole - forward, BACKWARD_FLOOR)
+        parts = *parts, (whole, FORWARD_FLOOR + BACKWARD_FLOOR)
+        launched = "" if self.kernels is None else " + ".join(map(str, self.kernels))
+        return [*(f"{time / floor:.2f}" for time, floor in parts), launched]
+
 
 def measure(
     x: Tensor, name: str, seconds: float, clock: Callable[[], float] = time.process_time
@@ -120,8 +155,12 @@ def measure(
     dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
     def both(layer: Function) -> Callable[[], None]:
+        own = layer.parameters() if isinstance(layer, nn.Module) else ()
+        leaves = [leaf, *own]
+
         def run() -> None:
-            leaf.grad = None
+            for part in leaves:  # Else gradients would be added to the last ones.
+                part.grad = None
             layer(leaf).backward(dy)
 
         return run
@@ -153,6 +192,7 @@ def measure(
         ratio=turns.ratio("textbook", "ours"),
         reference=turns.ratio("reference", "ours")[0],
         kept=(bytes_kept(ours, leaf), bytes_kept(textbook, leaf)),
+        kernels=launched(lambda: ours(leaf), both(ours)) if x.is_cuda else None,
     )
 
 
@@ -165,9 +205,7 @@ def lines(device: torch.device, options: argparse.Namespace) -> Iterator[Line]:
                 x = torch.randn(shape, device=device).to(getattr(torch, dtype))
                 x = x.contiguous(memory_format=layout)
                 for name in LAYERS:
-                    line = measure(x, name, options.seconds, clock)
-                    print(" | ".join(line.cells()), flush=True)
-                    yield line
+                    yield measure(x, name, options.seconds, clock)
                     give_back_memory()
 
 
@@ -190,17 +228,6 @@ def summary(found: list[Line]) -> str:
     return markdown([*rows, *([*key, *cells] for key, cells in by_place.items())])
 
 
-def floors(found: list[Line]) -> str:
-    """Times of the floor that SelfNorm and CrossNorm without crops take."""
-    rows = [[*PLACE, "layer", "forward / floor", "forward + backward / floor"]]
-    for line in found:
-        if line.layer in ("SelfNorm", "neither"):
-            cells = line.cells()[:3]
-            forward, whole, _ = line.copies
-            rows.append([*cells, f"{forward / FORWARD_FLOOR:.2f}", f"{whole / FLOOR:.2f}"])
-    return markdown(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -213,24 +240,25 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    found = list(lines(device, options))
+    cuda = options.device == "cuda"
+    table, found = Table(*PLACE, *HEADER, *(AGAINST_FLOOR if cuda else ())), list[Line]()
+    for line in lines(device, options):
+        found.append(line)
+        table.add(*line.cells(), *(line.against_floor() if cuda else ()))
     clock = "processor time" if options.threads == 1 else "the clock"
     threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}, by {clock}, of "
     where = (threads if options.device == "cpu" else "The GPU's time, ") + machine()
-    cuda = options.device == "cuda"
-    floor = f"\n\n## Against the floor of two phases\n\n{floors(found)}" if cuda else ""
     text = (
         "# Layers: how many times faster than the textbook's\n\n"
         + summary(found)
         + "\n\nForward and backward: textbook / ours, and in brackets ours in copies of the map "
         "(one read and one write). Medians of the ratios of neighbouring turns in one process. "
-        f"{where}. Made by `{command()}`.{floor}\n\n## In detail\n\n"
-        + markdown([[*PLACE, *HEADER], *(line.cells() for line in found)])
-        + "\n\nQuartiles are those of textbook / ours; the reference is cnsn.functional. "
-        "Kept are the bytes for backward, in maps.\n"
+        f"{where}. Made by `{command()}`.\n\n## In detail\n\n{table}\n\n"
+        "Quartiles are those of textbook / ours; the reference is cnsn.functional. "
+        "Kept are the bytes for backward, in maps."
+        + (" Kernels are those of forward + backward.\n" if cuda else "\n")
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import command, machine
-from benchmarks.table import Table, rates
+from benchmarks.table import Table, rates, save
 from benchmarks.timing import Turns, take_turns
 from cnsn.nets import wide_resnet
 from data.augmentations import Augmentation, AugMix, AutoAugment, CutMix, Cutout
@@ -137,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each line")
+    parser.add_argument("--turns", type=int, default=5, help="at least, of each line")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_loader.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -146,12 +147,11 @@ def main() -> None:
     for step in (Cutout(), CutMix(), AutoAugment(), AugMix()):
         ways[f"loader, {type(step).__name__}"] = whole(device, augment=[step])
     sides = {**parts(device), **{f"whole: {name}": way for name, way in ways.items()}}
-    measure = partial(take_turns, device=device, at_least=5, clock=time.process_time)
+    measure = partial(take_turns, device=device, at_least=options.turns, clock=time.process_time)
     turns = measure(sides, seconds=options.seconds * len(sides))
     step = measure({"step": training_step(device)}, seconds=options.seconds)
     text = report(turns, step, device)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 def report(turns: Turns, step: Turns, device: torch.device) -> str:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import nn
 
 from benchmarks.machine import command, machine
 from benchmarks.step import megabytes_kept
-from benchmarks.table import Table
+from benchmarks.table import Table, save
 from benchmarks.timing import take_turns
 from benchmarks.traffic import measured_traffic, network, ring_bytes, sizes_of
 from cnsn import CNSNSpec, crossnorm_active, insert
@@ -78,25 +79,25 @@ def step_of(
         return step, megabytes_kept(net, images)
 
 
-def growth(device: torch.device, seconds: float) -> Table:
+def growth(device: torch.device, seconds: float, turns: int) -> Table:
     table = Table("setting", "plain, ms", "CNSN, ms", "CNSN / plain", "kept, MB", "of plain")
     for axis, values in AXES.items():
         for value in values:
             setting = replace(Setting(), **{axis: value})
             plain, kept_plain = step_of(setting, CNSNSpec(), device)
             own, kept_own = step_of(setting, CNSN, device)
-            turns = take_turns(
+            found = take_turns(
                 {"plain": plain, "CNSN": own},
                 seconds=2 * seconds,
                 device=device,
-                at_least=5,
+                at_least=turns,
                 clock=time.process_time,
             )
-            ratio, first, third = turns.ratio("CNSN", "plain")
+            ratio, first, third = found.ratio("CNSN", "plain")
             table.add(
                 f"{axis} {value}",
-                f"{turns.median('plain'):.1f}",
-                f"{turns.median('CNSN'):.1f}",
+                f"{found.median('plain'):.1f}",
+                f"{found.median('CNSN'):.1f}",
                 f"{ratio:.2f} ({first:.2f}-{third:.2f})",
                 f"{kept_own:.1f}",
                 f"{kept_own / kept_plain:.2f}",
@@ -104,7 +105,7 @@ def growth(device: torch.device, seconds: float) -> Table:
     return table
 
 
-def reading(workers: tuple[int, ...], batches: int = 20) -> Table:
+def reading(workers: tuple[int, ...], batches: int) -> Table:
     """JPEG files of ImageNet's usual size, cropped to 224, by the clock."""
     table = Table("reading processes", "images/s", "of none")
     rng = np.random.default_rng(0)
@@ -183,6 +184,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each side of a setting")
+    parser.add_argument("--turns", type=int, default=5, help="at least, of each side")
+    parser.add_argument("--batches", type=int, default=20, help="that are read in an epoch")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_scaling.md"))
@@ -191,14 +194,15 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device(options.device)
     clock = "the clock" if device.type == "cuda" else "the processor's time"
+    read = partial(reading, tuple(options.workers), options.batches)
     text = (
         f"# How the cost grows\n\n"
         f"Forward and backward of WideResNet-16, float32; where nothing else is said, 16 images of "
         "32x32, width 1 and one active site. Medians by "
         f"{clock}, ratios of neighbouring turns with their quartiles. Kept is what a forward "
-        f"keeps for backward.\n\n{growth(device, options.seconds)}\n\n"
+        f"keeps for backward.\n\n{growth(device, options.seconds, options.turns)}\n\n"
         "## Reading processes\n\nJPEG files of 500x400, a random crop of each to 224x224, by the "
-        f"clock, without a training process beside them.\n\n{reading(tuple(options.workers))}\n\n"
+        f"clock, without a training process beside them.\n\n{read()}\n\n"
         "## Training processes\n\nBytes that a process sends in a training step of WideResNet-16-1 "
         "under DDP with gloo, counted by the kernel, and the calculation: a ring all-reduce of the "
         "gradients, 2 (n - 1) / n of them, and the buffers from one process to the others.\n\n"
@@ -209,8 +213,7 @@ def main() -> None:
         f"One thread a process of {machine()}. Made by "
         f"`{command()}`.\n"
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
+from benchmarks.table import save
 from cnsn import CNSNSpec, crossnorm_active, insert
 from data.randomness import generator_for
 from data.scenes import SOURCE, write_scenes
@@ -128,7 +129,7 @@ def report(reading: dict[str, Rates], steps: dict[str, dict[str, float]], sizes:
             f"\nOne reading process feeds {ratio:,.0f} such threads; a device that trains N images "
             "per second needs N divided by the column `all` of workers.\n"
         )
-    return text + (f"\n{sizes} {machine()}. Made by `python -m benchmarks.segmentation_loader`.\n")
+    return text + (f"\n{sizes} {machine()}. Made by `{command()}`.\n")
 
 
 def main() -> None:
@@ -153,8 +154,7 @@ def main() -> None:
         sizes = [path.stat().st_size / 2**20 for path in (source / "images").iterdir()]
     text = f"{IMAGES} scenes of {WIDTH}x{HEIGHT} as PNGs of {statistics.mean(sizes):.1f} MiB;"
     steps = {method: in_fresh_process(method) for method in METHODS}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report(reading, steps, text))
+    save(report(reading, steps, text), options.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import command, machine
+from benchmarks.table import Table, save
 from benchmarks.textbook import TextbookCrossNorm, TextbookSelfNorm
 from benchmarks.timing import Turns, take_turns
 from cnsn import CNSN, CNSNSpec, crossnorm_active, insert
@@ -109,22 +110,18 @@ def megabytes_kept(net: nn.Module, images: Tensor, dtype: torch.dtype | None = N
     return sum(kept.values()) / 1e6
 
 
-def rows(turns: Turns, label: str, kept: dict[str, float]) -> list[str]:
-    lines = []
+def add_rows(table: Table, turns: Turns, label: str, kept: dict[str, float]) -> None:
     for name in turns.times:
         first, third = turns.spread(name)
         ratio, low, high = turns.ratio(name, "baseline")
-        cells = [
+        table.add(
             f"{name}, {label}",
             f"{turns.median(name):.1f}",
             f"{first:.1f}-{third:.1f}",
             f"{ratio:.3f}",
             f"{low:.3f}-{high:.3f}",
             f"{kept[name]:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    return lines
+        )
 
 
 def main() -> None:
@@ -152,7 +149,7 @@ def main() -> None:
     images = torch.randn(options.batch, 3, 32, 32, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (options.batch,), device=device)
-    lines = [f"| {' | '.join(HEADER)} |", "| --- " * len(HEADER) + "|"]
+    table = Table(*HEADER)
     nets = networks(options.depth, device)
     kept = {name: megabytes_kept(net, images, dtype) for name, net in nets.items()}
     eager = {name: step(net, net, images, labels, dtype) for name, net in nets.items()}
@@ -161,7 +158,7 @@ def main() -> None:
     measure = partial(
         take_turns, seconds=options.seconds, device=device, clock=clock, at_least=options.turns
     )
-    lines += rows(measure(eager), "eager", kept)
+    add_rows(table, measure(eager), "eager", kept)
     if options.compile:
         # The textbook's random draws break its graph, and SN's is a part of CNSN's.
         del nets["textbook CNSN"], nets["SN"]
@@ -169,18 +166,17 @@ def main() -> None:
             name: step(net, torch.compile(net, fullgraph=True), images, labels, dtype)  # type: ignore[arg-type]
             for name, net in nets.items()
         }
-        lines += rows(measure(fast), "compiled", kept)
+        add_rows(table, measure(fast), "compiled", kept)
     by = "processor time" if options.threads == 1 else "the clock"
     where = f"{options.threads} thread(s), by {by}, of " if options.device == "cpu" else ""
     text = (
-        "# A training step with the layers and without\n\n" + "\n".join(lines) + "\n\n"
+        f"# A training step with the layers and without\n\n{table}\n\n"
         f"WideResNet-{options.depth}-2, {options.batch} images of 32x32 a step, channels_last, "
         f"{'bfloat16 autocast' if dtype else 'float32'}. Medians; ratios are those of neighbouring "
         "turns in one process. Maps kept are what an eager forward keeps for backward. "
         f"{where}{machine()}. Made by `{command()}`.\n"
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.machine import command, machine
+from benchmarks.table import Table, save
 from benchmarks.waiting_cases import Case, cases
 
 __all__ = ["Watch", "first_wait", "watched"]
@@ -237,7 +238,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    lines = ["| steps of | what waits first |", "| --- | --- |"]
+    table = Table("steps of", "what waits first")
     with tempfile.TemporaryDirectory() as folder:
         for name, case in cases(Path(folder)).items():
             for test in (False, True) if name in TESTED else (False,):
@@ -246,17 +247,15 @@ def main() -> None:
                         found = first_wait(case, device=options.device, test=test)
                     except ModuleNotFoundError as error:
                         found = f"not run: there is no {error.name}"
-                    lines.append(f"| {name}{', test' if test else ''} | {found or 'nothing'} |")
-                    print(lines[-1], flush=True)
+                    table.add(f"{name}{', test' if test else ''}", found or "nothing")
     how = "CUDA's own report" if options.device == "cuda" else "tensors without contents"
     text = (
-        "# Does a step wait for the device?\n\n" + "\n".join(lines) + "\n\n"
+        f"# Does a step wait for the device?\n\n{table}\n\n"
         f"Whole steps, from loader to optimiser, by {how}: {STEPS} after {WARM_UP} to warm up. "
         f"Losses are read where they are logged, every 10 steps, which is left out. {machine()}. "
         f"Made by `{command()}`.\n"
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

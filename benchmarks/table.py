@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.timing import Turns
 
-__all__ = ["Table", "rates"]
+__all__ = ["Table", "rates", "save"]
 
 
 class Table:
-    """Rows under a header; each is printed as soon as it is known."""
+    """Rows under a header; all are printed as soon as they are known."""
 
     def __init__(self, *header: str) -> None:
         self.lines = [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
 
     def add(self, *cells: object) -> None:
+        new = 0 if len(self.lines) == 2 else -1  # the header with the first row
         self.lines.append(f"| {' | '.join(map(str, cells))} |")
-        print(self.lines[-1], flush=True)
+        print("\n".join(self.lines[new:]), flush=True)
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+def save(text: str, path: Path) -> None:
+    """Write a report, in a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def rates(turns: Turns, name: str, units: int) -> tuple[str, str]:

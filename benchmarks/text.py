@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.machine import machine
+from benchmarks.machine import command, machine
+from benchmarks.table import Table, save
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.nets import TextCNN
 from cnsn.nets.text_cnn import TextConvolution
@@ -72,21 +73,19 @@ def main() -> None:
         if number > options.steps:
             break
     plain = seconds["plain"]
-    lines = ["| network | CPU seconds an epoch | relative to plain |", "| --- | --- | --- |"]
+    table = Table("network", "CPU seconds an epoch", "relative to plain")
     for name, own in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(own, plain, strict=True))
-        lines.append(f"| {name} | {statistics.mean(own) * len(loader):.0f} | {ratio:.2f} |")
+        table.add(name, f"{statistics.mean(own) * len(loader):.0f}", f"{ratio:.2f}")
     words = int(data.corpus.parts["train"].lengths.clamp(max=data.max_length).sum())
     text = (
-        "# Training steps of the text task\n\n" + "\n".join(lines) + "\n\n"
+        f"# Training steps of the text task\n\n{table}\n\n"
         f"{len(loader)} batches of {data.batch_size} reviews an epoch, {words:,} words, vocabulary "
         f"of {size:,}, 300-d vectors; {options.steps} batches measured. Padding: "
         f"{100 * data.padding:.1f} % of positions. One thread of {machine()}. Made by "
-        "`python -m benchmarks.text`.\n"
+        f"`{command()}`.\n"
     )
-    print(text)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text, encoding="utf-8")
+    save(text, options.out)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ The task's own module, data module and trainer, with everything but the command 
 the checkpoints: 50,000 generated images, cropped and flipped on the device, SelfNorm in every
 block, CrossNorm at one of them in half of the steps, a validation on 10,000 images after every
 epoch; then the clean test set and 75 corrupted ones of 10,000 images in one pass. Errors are of
-generated images and mean nothing. Training ends early at the end of an epoch where `--minutes` have
-passed; the time of all epochs is then calculated, and the table says so.
+generated images and mean nothing. All graphs are compiled in the first epoch. Training ends early
+after a later one where `--minutes` have passed; the time of all epochs is then calculated from
+those after the first, and the table says so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import command, machine
-from benchmarks.table import Table
+from benchmarks.table import Table, save
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
 from data.classification import Arrays, ImageClassificationData
@@ -85,7 +86,7 @@ class Watch(L.Callback):
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self.seconds = device, seconds
         self.marks: dict[str, float] = {}
-        self.epochs = self.steps = 0
+        self.epochs = 0
 
     def mark(self, name: str) -> None:
         if self.device.type == "cuda":
@@ -95,16 +96,14 @@ class Watch(L.Callback):
     def between(self, first: str, last: str) -> float:
         return self.marks[last] - self.marks[first]
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.steps += 1
-        if self.steps in (1, 20):
-            # Compiled and allocated by then, with CrossNorm active and not.
-            self.mark(f"step {self.steps}")
-
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.epochs += 1
         self.mark(f"epoch {self.epochs}")
-        if self.between("start", f"epoch {self.epochs}") > self.seconds:
+        passed = self.between("start", f"epoch {self.epochs}")
+        if self.epochs < 3 or self.epochs % 10 == 0:
+            print(f"epoch {self.epochs} of {trainer.max_epochs}: {passed:.1f} s", flush=True)
+        # The first alone says nothing of the others.
+        if self.epochs > 1 and passed > self.seconds:
             trainer.should_stop = True
 
 
@@ -150,31 +149,28 @@ def run(options: argparse.Namespace) -> str:
 
 def report(options: argparse.Namespace, watch: Watch, module: Classification) -> str:
     table = Table("part", "seconds", "images/s")
-    start = watch.between("start", "step 20") if "step 20" in watch.marks else 0.0
-    trained = watch.between("start", "trained")
-    tested = watch.between("test sets generated", "tested")
-    rest = trained - start
-    steps = watch.steps - (20 if start else 0)
-    rate = steps * 128 / rest
+    epochs, tested = watch.epochs, watch.between("test sets generated", "tested")
+    first, rest = watch.between("start", "epoch 1"), watch.between("epoch 1", "trained")
+    table.add("epoch 1, with start and validation", f"{first:.1f}", "")
+    if epochs > 1:
+        rate = options.train * (epochs - 1) / rest
+        table.add(
+            f"training, epochs 2 to {epochs}, with validations", f"{rest:.1f}", f"{rate:,.0f}"
+        )
     images = options.test * (1 + SEVERITIES * len(CORRUPTIONS))
-    done = watch.epochs == options.epochs
-    table.add("start, and compiling, to step 20", f"{start:.1f}", "")
-    table.add(
-        f"training from there to epoch {watch.epochs}, validations included", f"{rest:.1f}",
-        f"{rate:,.0f}",
-    )  # fmt: skip
     table.add(f"test on {images:,} images", f"{tested:.1f}", f"{images / tested:,.0f}")
-    whole = trained + tested
-    if not done:
-        table.add(f"epochs {watch.epochs + 1} to {options.epochs}, calculated", "", "")
-        whole += rest / steps * (watch.steps / watch.epochs) * (options.epochs - watch.epochs)
+    whole, left = first + rest + tested, options.epochs - epochs
+    if left:
+        more = left * rest / (epochs - 1)
+        table.add(f"epochs {epochs + 1} to {options.epochs}, calculated", f"{more:.1f}", "")
+        whole += more
     table.add(f"all of {options.epochs} epochs and the test", f"{whole:.1f}", "")
     how = "bfloat16 autocast" if watch.device.type == "cuda" else "float32"
     return (
         f"# A whole run, on {watch.device.type}\n\n{table}\n\nWideResNet-{options.depth}-2 with "
         f"CNSN, {options.train:,} generated training images in batches of 128, {how}, "
         f"{'compiled' if options.compile else 'eager'}; by the clock. "
-        f"{'' if done else 'Training was stopped early; what is called calculated was not run. '}"
+        f"{'Training was stopped early; what is called calculated was not run. ' if left else ''}"
         f"Error on the generated clean images: {100 * module.metrics['summary']['error']:.1f} %. "
         f"{machine()}. Made by `{command()}`.\n"
     )
@@ -195,8 +191,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     keep_freed_memory()
     text = run(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    save(text, options.out)
 
 
 if __name__ == "__main__":

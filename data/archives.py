@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-
-from tqdm import tqdm
 
 from data.archive_formats import DAMAGED, members
 from data.archive_members import ArchiveError, Gate, Member, safe_parts
-from data.checksums import BLOCK, format_bytes
+from data.checksums import BLOCK, byte_bar, format_bytes
 
 __all__ = ["ArchiveError", "read_members", "remove_leftovers", "unpack"]
 
@@ -115,12 +113,19 @@ def read_members(
     """
     archive = Path(archive)
     gate = Gate(archive.stat().st_size, 256 << 30, max_members, max_ratio)
+    with _read(archive) as found:
+        for member in found:
+            gate.admit(member)
+            if member.kind == "file" and wanted(member.name):
+                yield member.name, _content(member, max_bytes)
+
+
+@contextmanager
+def _read(archive: Path) -> Iterator[Iterator[Member]]:
+    """An archive's members; what their formats' readers raise becomes `ArchiveError`."""
     try:
         with closing(members(archive)) as found:
-            for member in found:
-                gate.admit(member)
-                if member.kind == "file" and wanted(member.name):
-                    yield member.name, _content(member, max_bytes)
+            yield found
     except ArchiveError:
         raise
     except DAMAGED as error:
@@ -165,29 +170,14 @@ def _new_folder(archive: Path, content: Path, root: Path, folder: str | None) ->
 
 def _extract(archive: Path, content: Path, gate: Gate, expected: int | None = None) -> None:
     """Write every member below `content`; `ArchiveError` at the first one refused."""
-    bar = tqdm(
-        total=expected,
-        desc=f"unpacking {archive.name}",
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1024,
-        disable=None,
-    )
-    try:
-        with bar, closing(members(archive)) as found:
-            for member in found:
-                path = content.joinpath(*gate.admit(member))
-                if member.kind == "folder":
-                    path.mkdir(parents=True, exist_ok=True)
-                else:
-                    _write(member, path)
-                    bar.update(member.size)
-    except ArchiveError:
-        raise
-    except DAMAGED as error:
-        raise ArchiveError(
-            f"it is damaged, cut short, or not a .tar, .tar.gz or .zip file ({error})"
-        ) from error
+    with byte_bar(f"unpacking {archive.name}", expected) as bar, _read(archive) as found:
+        for member in found:
+            path = content.joinpath(*gate.admit(member))
+            if member.kind == "folder":
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                _write(member, path)
+                bar.update(member.size)
     if "file" not in gate.kinds.values():
         raise ArchiveError("it holds no files")
 

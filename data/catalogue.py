@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ __all__ = [
     "Made",
     "Published",
     "RemoteFile",
+    "among",
     "folder_path",
     "natural",
     "only_one",
@@ -125,6 +126,20 @@ def natural(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected 0 or more, but got {text}")
     return number
+
+
+def among(option: str, asked: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    """Each of `asked` once.
+
+    Raises:
+        ValueError: some are not among `known`.
+    """
+    names = tuple(dict.fromkeys(asked))
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"Expected {option} to be among {', '.join(known)}, but got {', '.join(unknown)}."
+        )
+    return names
 
 
 def positive(text: str) -> int:

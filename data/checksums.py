@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["DownloadError", "difference", "format_bytes", "verify"]
+__all__ = ["DownloadError", "byte_bar", "difference", "format_bytes", "verify"]
 
 BLOCK = 1 << 20  # bytes moved at a time
 LARGE_BYTES = 1 << 30  # of a file whose checksum takes long enough for a progress bar
@@ -24,6 +25,19 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def byte_bar(what: str, total: int | None, *, start: int = 0, shown: bool = True) -> Any:
+    """A bar of the bytes of `total` that are done; on a terminal alone."""
+    return tqdm(
+        total=total,
+        initial=start,
+        desc=what,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        disable=None if shown else True,
+    )
 
 
 def verify(
@@ -61,14 +75,7 @@ def difference(
         if expected is None:
             continue
         digest = hashlib.new(name, usedforsecurity=False)
-        bar = tqdm(
-            total=found,
-            desc=f"checking {path.name}",
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-            disable=True if found < LARGE_BYTES else None,
-        )
+        bar = byte_bar(f"checking {path.name}", found, shown=found >= LARGE_BYTES)
         with bar, path.open("rb") as file:
             while block := file.read(BLOCK):
                 digest.update(block)

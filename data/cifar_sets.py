@@ -13,6 +13,7 @@ from data.catalogue import (
     Made,
     Published,
     RemoteFile,
+    among,
     folder_path,
     natural,
     only_one,
@@ -72,13 +73,7 @@ def _corrupt(options: argparse.Namespace) -> None:
     from data.corrupted_set import open_corrupted, write_corrupted
     from data.corruptions import ALL_CORRUPTIONS
 
-    names = tuple(dict.fromkeys(options.corruptions or ALL_CORRUPTIONS))
-    unknown = [name for name in names if name not in ALL_CORRUPTIONS]
-    if unknown:
-        raise ValueError(
-            f"Expected --corruptions to be among {', '.join(ALL_CORRUPTIONS)}, but got "
-            f"{', '.join(unknown)}."
-        )
+    names = among("--corruptions", options.corruptions or ALL_CORRUPTIONS, ALL_CORRUPTIONS)
     name, out = _which_cifar(options)
     images, labels = read_cifar(options.root, name, train=False)
     with only_one(out.with_name(f".{out.name}.lock")):

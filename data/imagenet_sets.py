@@ -14,6 +14,7 @@ from data.catalogue import (
     Made,
     Published,
     RemoteFile,
+    among,
     folder_path,
     natural,
     only_one,
@@ -168,12 +169,7 @@ def _corrupt_folder(options: argparse.Namespace) -> None:
     from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS
     from data.image_folder import list_images
 
-    names = tuple(dict.fromkeys(options.corruptions or CORRUPTIONS))
-    if unknown := [name for name in names if name not in ALL_CORRUPTIONS]:
-        raise ValueError(
-            f"Expected --corruptions to be among {', '.join(ALL_CORRUPTIONS)}, but got "
-            f"{', '.join(unknown)}."
-        )
+    names = among("--corruptions", options.corruptions or CORRUPTIONS, ALL_CORRUPTIONS)
     root: Path = options.root
     images = list_images(part_of(root, "val"))
     out: Path = options.out or root.with_name(root.name + "-C")

@@ -17,9 +17,7 @@ from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
-from data.checksums import BLOCK, DownloadError, format_bytes
+from data.checksums import BLOCK, DownloadError, byte_bar, format_bytes
 
 __all__ = ["Transfer", "TryAgainError", "require_https"]
 
@@ -133,15 +131,8 @@ class Transfer:
         self._refuse_html(response.headers.get("Content-Type", ""), first if start == 0 else b"")
         self._require_space(total, start)
         self.validator = _strong_validator(response)
-        bar = tqdm(
-            total=total,
-            initial=start,
-            desc=self.part.name.removesuffix(".part"),
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-            disable=None if self.progress else True,
-        )
+        name = self.part.name.removesuffix(".part")
+        bar = byte_bar(name, total, start=start, shown=self.progress)
         with bar, self.part.open("ab" if start else "wb") as file:
             block = first
             while block:

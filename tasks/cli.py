@@ -16,14 +16,14 @@ import hashlib
 import importlib
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,7 +31,7 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnsn.checkpoint import key_report, read_state_dict
 from tasks.base import CNSNModule
@@ -50,12 +50,12 @@ from tasks.checkpoint_io import (
     set_aside_damaged,
 )
 from tasks.config_files import check_config_files
-from tasks.interruption import Requeued, SaveOnInterruption
+from tasks.interruption import SaveOnInterruption, ended_in_words
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_checks import check_options, check_sections
 from tasks.option_parser import TaskParser
-from tasks.processes import end_with_parent, lost_process, watch_processes
+from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import (
     FORMAT,
@@ -91,6 +91,20 @@ class TaskCLI(LightningCLI):
         self.timer = Timer(verbose=False)
         self.speed = SpeedMonitor()
         try:
+            self._begin(model_class, args)
+        except Exception as error:
+            if self.built or isinstance(error, _SAID):
+                raise
+            raise ValueError(
+                f"The options cannot be used: {type(error).__name__}: {error}. With "
+                "CNSN_TRACEBACK=1 the same command shows where."
+            ) from error
+        finally:
+            if self.lock is not None:
+                self.lock.release()
+
+    def _begin(self, model_class: type[CNSNModule], args: Any) -> None:
+        with self.ending():
             super().__init__(
                 model_class,
                 save_config_callback=None,
@@ -105,16 +119,16 @@ class TaskCLI(LightningCLI):
                 },
                 args=args,
             )
-        except Exception as error:
-            if self.built or isinstance(error, _SAID):
-                raise
-            raise ValueError(
-                f"The options cannot be used: {type(error).__name__}: {error}. With "
-                "CNSN_TRACEBACK=1 the same command shows where."
-            ) from error
-        finally:
-            if self.lock is not None:
-                self.lock.release()
+
+    def ending(self) -> AbstractContextManager[None]:
+        """Around all that it does: what is said where it is stopped."""
+        return ended_in_words(self.outlook)
+
+    def outlook(self) -> str:
+        """What the same command does after this one was stopped, in a sentence."""
+        if not hasattr(self, "directory") or self.subcommand != "fit":
+            return "The same command starts from the beginning."
+        return self.directory.outlook()
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that is asked for alone, as each costs a good part of a second."""
@@ -335,7 +349,7 @@ class TaskCLI(LightningCLI):
         if trainer_config.get("enable_progress_bar") is not False and not own:
             callbacks.append(progress_bar())
         trainer = self._instantiate_trainer(trainer_config, callbacks)
-        watch_processes(trainer)
+        watch_processes(trainer, self.outlook)
         return trainer
 
     def _checkpoint_callbacks(self) -> list[L.Callback]:
@@ -542,13 +556,13 @@ class _Parsed(Exception):
 
 
 # What :func:`run` says in its own words, and what is no fault of the options.
-_SAID = (
-    *(ValueError, OSError, TypeError, MisconfigurationException),
-    *(AssertionError, SIGTERMException, _Parsed),
-)
+_SAID = (ValueError, OSError, TypeError, MisconfigurationException, AssertionError, _Parsed)
 
 
 class _ParseOnly(TaskCLI):
+    def ending(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def before_instantiate_classes(self) -> None:
         raise _Parsed(self.recipe_of_subcommand())
 
@@ -616,26 +630,6 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
         sys.exit(f"error: {' '.join(_own_words(error).split())}")
-    except Requeued:
-        _stopped("Out of time", 128 + signal.SIGUSR1)
-    except SIGTERMException:
-        _stopped("Terminated", 128 + signal.SIGTERM)
-    except RuntimeError as error:
-        if not lost_process(error):
-            raise
-        _stopped("error: Another process of this training has ended", 1)
-    except KeyboardInterrupt:
-        _stopped("Interrupted", 128 + signal.SIGINT)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
-            _stopped("Interrupted", 128 + signal.SIGINT)
-        raise
     finally:
         # A next command in this process chooses its own fresh directory.
         os.environ.pop(RunDirectory.VARIABLE, None)
-
-
-def _stopped(how: str, code: int) -> NoReturn:
-    """End with the shell's exit code of a signal: an unfinished run must not look finished."""
-    print(f"{how}. The same command resumes from the last checkpoint.", file=sys.stderr)
-    sys.exit(code)

@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -22,8 +24,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tasks.checkpoint_callbacks import may_save, validation_follows
+from tasks.processes import lost_process
 
-__all__ = ["Requeued", "SaveOnInterruption"]
+__all__ = ["Requeued", "SaveOnInterruption", "ended_in_words"]
 
 
 class Requeued(SIGTERMException):
@@ -129,6 +132,36 @@ class SaveOnInterruption(L.Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+@contextmanager
+def ended_in_words(outlook: Callable[[], str]) -> Iterator[None]:
+    """Say how a run was stopped, and exit with the shell's code of that signal.
+
+    Args:
+        outlook: says what the same command does then, in a sentence.
+    """
+
+    def stopped(how: str, code: int) -> NoReturn:
+        print(f"{how}. {outlook()}", file=sys.stderr)
+        sys.exit(code)
+
+    try:
+        yield
+    except Requeued:
+        stopped("Out of time", 128 + signal.SIGUSR1)
+    except SIGTERMException:
+        stopped("Terminated", 128 + signal.SIGTERM)
+    except RuntimeError as error:
+        if not lost_process(error):
+            raise
+        stopped("error: Another process of this training has ended", 1)
+    except KeyboardInterrupt:
+        stopped("Interrupted", 128 + signal.SIGINT)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
+            stopped("Interrupted", 128 + signal.SIGINT)
+        raise
 
 
 def _state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 __all__ = ["WatchingLauncher", "end_with_parent", "lost_process", "watch_processes"]
 
 PARENT = "CNSN_PARENT_PROCESS"
-RESUMES = "The same command resumes from the last checkpoint."
 # Seconds between two looks, that the main thread has to notice a death by itself, and that the
 # other processes have to end after an error in this one.
 PERIOD = 1.0
@@ -29,8 +28,12 @@ class WatchingLauncher(_SubprocessScriptLauncher):
     """Starts the processes as Lightning does, and watches them.
 
     Lightning's own watch kills this process without a word.
+
+    Attributes:
+        outlook: says what the same command does after an early end, in a sentence.
     """
 
+    outlook: Callable[[], str]
     _ending = False
 
     def launch(
@@ -63,7 +66,7 @@ class WatchingLauncher(_SubprocessScriptLauncher):
         if self._ending or dead is None:
             return
         self._say(*dead)
-        print(RESUMES, file=sys.stderr, flush=True)
+        print(self.outlook(), file=sys.stderr, flush=True)
         self.end()
         os._exit(1)
 
@@ -92,13 +95,20 @@ class WatchingLauncher(_SubprocessScriptLauncher):
                 process.kill()
 
 
-def watch_processes(trainer: L.Trainer) -> None:
-    """Replace Lightning's launcher of scripts, where the strategy has one."""
+def watch_processes(trainer: L.Trainer, outlook: Callable[[], str]) -> None:
+    """Replace Lightning's launcher of scripts, where the strategy has one.
+
+    Args:
+        trainer: not started yet.
+        outlook: see :class:`WatchingLauncher`.
+    """
     launcher = trainer.strategy.launcher
     if type(launcher) is _SubprocessScriptLauncher:
-        trainer.strategy._launcher = WatchingLauncher(
+        watching = WatchingLauncher(
             launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
         )
+        watching.outlook = outlook
+        trainer.strategy._launcher = watching
 
 
 def end_with_parent() -> None:

@@ -11,10 +11,27 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["fill", "main"]
+__all__ = ["command_for", "fill", "main"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PART = re.compile(r"<!-- (results/[\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
+# Of files that are neither a table of `reproduce.py` nor named as their benchmark.
+COMMANDS = {
+    "audit": "make audit",
+    "soak": "python -m tests.reliability.soak --record results",
+    "tables": "python reproduce.py all --print",
+    "imdb_sst2_epochs": "python -m tasks.text_curves imdb_sst2",
+    "benchmark_segmentation": "python -m benchmarks.segmentation_loader",
+    "benchmark_layers_2_threads": "python -m benchmarks.layers --threads 2 --out {}",
+}
+
+
+def command_for(name: str) -> str:
+    """The command that makes the file results/`name`.md."""
+    command = COMMANDS.get(name, f"python reproduce.py {name} --print")
+    if name not in COMMANDS and name.startswith("benchmark_"):
+        command = f"python -m benchmarks.{name.removeprefix('benchmark_')} --out {{}}"
+    return command.format(f"results/{name}.md")
 
 
 def fill(text: str, root: Path) -> str:
@@ -29,7 +46,7 @@ def fill(text: str, root: Path) -> str:
         if not path.is_file():
             raise ValueError(
                 f"Expected {match[1]}, which README shows, but there is no such file: make it with "
-                f"`python reproduce.py {path.stem} --print`."
+                f"`{command_for(path.stem)}`."
             )
         title, _, rest = path.read_text(encoding="utf-8").partition("\n")
         shown = re.split(r"\n## ", rest)[0].strip()
@@ -42,13 +59,20 @@ def fill(text: str, root: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; with --check nothing is written and 1 says that README is out of date."""
+    """The command line; with --check nothing is written and 1 says that README is out of date.
+
+    2 says that a file is missing.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args(arguments)
     path = ROOT / "README.md"
     before = path.read_text(encoding="utf-8")
-    after = fill(before, ROOT)
+    try:
+        after = fill(before, ROOT)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if options.check:
         return int(after != before)
     path.write_text(after, encoding="utf-8")

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+import shlex
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import lightning as L
 from filelock import FileLock, Timeout
 
-from tasks.checkpoint_io import newest_readable
+from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
 
 __all__ = ["RunDirectory", "config_hash", "finished_fit", "name_of", "portable", "recipe_of"]
 
@@ -244,6 +245,7 @@ class RunDirectory:
 
     def __init__(self, base: Path, *, seed: int, digest: str, fresh: bool = False) -> None:
         self.path = base / f"seed{seed}-{digest}"
+        self.fresh = fresh
         shared = os.environ.get(self.VARIABLE)
         if fresh and shared:
             self.path = Path(shared)
@@ -266,6 +268,16 @@ class RunDirectory:
     def resume_point(self) -> Path | None:
         """The newest checkpoint that can be read; see :func:`newest_readable`."""
         return newest_readable(self.checkpoints)
+
+    def outlook(self) -> str:
+        """What the same command does with a run that ended early, in a sentence."""
+        if not any((self.checkpoints / name).is_file() for name in (LAST, PREVIOUS)):
+            return "There is no checkpoint yet: the same command starts from the beginning."
+        resumes = "he same command resumes from the last checkpoint"
+        if self.fresh:
+            variable = f"{self.VARIABLE}={shlex.quote(str(self.path))}"
+            return f"With {variable} t{resumes}; without, it trains another run."
+        return f"T{resumes}."
 
     def finished(self) -> Config | None:
         """The record of the finished fit; None while it is unfinished."""

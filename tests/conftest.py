@@ -23,6 +23,13 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands name files of configs/, and Lightning looks at the process's own arguments."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+
+
 @pytest.fixture(autouse=True)
 def end_of_dashboard_runs() -> Iterator[None]:
     """A process has one dashboard run, and a test's must not go on into the next test."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ import yaml
 
 from tasks.results import is_final, read_results
 from tasks.table_spec import Table
+from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, ELSEWHERE, Case
-
-
-class Interruption(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {}
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def folder_of(case: Case, data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -70,17 +63,9 @@ def test_a_configuration_is_printed_fitted_resumed_and_tested(
     assert yaml.safe_load(printed.read_text())["trainer"]["max_steps"] == 2
 
     # What is printed asks for the same run as the files that it was printed from.
-    step = task.TASK.training_step
-
-    def stopping(self: Any, batch: dict[str, Any], batch_idx: int) -> Any:
-        if self.global_step == 1:
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(task.TASK, "training_step", stopping)
-        with pytest.raises(Interruption):
-            task.main(["fit", f"--config={printed}"])
+    interrupt(monkeypatch, task.TASK, 1)
+    with pytest.raises(Interruption):
+        task.main(["fit", f"--config={printed}"])
     capsys.readouterr()
     task.main(["fit", *options])
     (directory,) = (path.parent for path in (tmp_path / "runs").rglob("finished.json"))

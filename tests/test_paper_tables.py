@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +161,6 @@ def test_every_row_can_be_built(root: Path, key: str) -> None:
 
 def parsed(row: Row, table: Table) -> str | None:
     return Run(table=table, row=row, seed=0).digest()
-
-
-@pytest.fixture
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
 
 
 @pytest.mark.usefixtures("in_the_repository")

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tasks.cli import expected_recipe
-from tasks.readme import fill, main
+from tasks.readme import command_for, fill, main
 
 
-def test_parts_are_made_from_the_results(tmp_path: Path) -> None:
+def test_parts_are_made_from_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "results").mkdir()
     table = "# Shapes: error\n\n| a |\n\nData: x.\n\n## By class\n\n| b |\n\nMade by `y`.\n"
     (tmp_path / "results" / "shapes.md").write_text(table)
@@ -22,6 +24,27 @@ def test_parts_are_made_from_the_results(tmp_path: Path) -> None:
     assert fill(text, tmp_path) == filled and fill(filled, tmp_path) == filled
     with pytest.raises(ValueError, match=r"reproduce\.py squares"):
         fill("<!-- results/squares.md -->\n<!-- end -->", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- results/soak.md -->\n<!-- end -->")
+    monkeypatch.setattr("tasks.readme.ROOT", tmp_path)
+    assert main(["--check"]) == 2
+    assert "`python -m tests.reliability.soak --record results`" in capsys.readouterr().err
+
+
+def test_a_missing_part_is_made_by_the_command_that_made_it(root: Path) -> None:
+    """The commands that the files themselves name, up to their options."""
+    found = sorted((root / "results").glob("*.md"))
+    assert len(found) > 15
+    for path in found:
+        command = command_for(path.stem)
+        if path.stem not in ("audit", "soak"):
+            (made,) = re.findall(r"Made by `(.*?)`", path.read_text())
+            words = command.removesuffix(f" --out results/{path.name}").split()
+            assert made.split()[: len(words)] == words, path
+    rule = re.search(r"^audit:.*\n\t(.*)", (root / "Makefile").read_text(), re.MULTILINE)
+    assert command_for("audit") == "make audit" and rule and "--audit results/audit.md" in rule[1]
+    soak = (root / "tests" / "reliability" / "soak.py").read_text()
+    assert command_for("soak") == "python -m tests.reliability.soak --record results"
+    assert '"--record"' in soak and "soak.md" in soak
 
 
 def test_readme_shows_the_results_as_they_are(root: Path) -> None:

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from cnsn import functional
-from cnsn.kernels.regions import Box, Moments, Term, alike, at_least_float32, dense, inside, term
+from cnsn.kernels.plain import plain_gradient, plain_products
+from cnsn.kernels.regions import Box, Exchange, Moments, alike, dense, term
 
-__all__ = ["Statistics", "backend", "exchanged", "plain_products"]
+__all__ = ["Statistics", "backend", "exchanged"]
 
 Grads = tuple[Tensor | None, ...]
 
@@ -53,6 +54,10 @@ def exchanged(
     style_box: Box | None = None,
 ) -> Tensor:
     """What :func:`cnsn.functional.exchange` returns. `order` may be on CPU, wherever `x` is."""
+    if order.shape != x.shape[dim : dim + 1]:
+        raise ValueError(
+            f"Expected `order` to be of shape ({x.shape[dim]},), but got {tuple(order.shape)}."
+        )
     maps = dense(x if x.ndim == 4 else x.unsqueeze(-1))
     y = _Exchange.apply(maps, order, dim, eps, content_box, style_box)
     return y if y.shape == x.shape else y.squeeze(-1)
@@ -75,7 +80,7 @@ class _Exchange(torch.autograd.Function):
         partners = kernels.partners(order, x.device)
         ctx.dim, ctx.eps, ctx.boxes = dim, eps, (content_box, style_box)
         ctx.save_for_backward(x, *content[1:], *style[1:], *partners)
-        return kernels.exchange(x, partners, dim, content, style)
+        return kernels.exchange(x, Exchange(partners, dim, content, style))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Grads:
@@ -88,8 +93,8 @@ class _Exchange(torch.autograd.Function):
             content, style = (
                 Moments(box, *numbers[i : i + 3]) for box, i in zip(ctx.boxes, (0, 3), strict=True)
             )
-            dy = alike(dy, x)
-            dx = backend(x).exchange_gradient(x, dy, partners, ctx.dim, content, style)
+            swap = Exchange(partners, ctx.dim, content, style)
+            dx = backend(x).exchange_gradient(x, alike(dy, x), swap)
         return dx, None, None, None, None, None
 
 
@@ -163,7 +168,7 @@ class _Statistics(torch.autograd.Function):
         dmean, dstd = (torch.zeros_like(moments.std) if g is None else g for g in grads[:2])
         part = term(x, moments, dmean, dstd)
         if torch.is_grad_enabled() or dy is None or gain is None:
-            return None, _plain_gradient(x, dy, gain, part), None
+            return None, plain_gradient(x, dy, gain, part), None
         return None, backend(x).gradient(x, dy, gain, part), None
 
 
@@ -211,29 +216,3 @@ def _products(
     if dshift is not None and rest is not None:
         dgain = torch.addcmul(dgain, dshift, rest, value=-1)
     return dgain, dshift
-
-
-def _maps(c: Tensor) -> Tensor:
-    return c[:, :, None, None]
-
-
-def plain_products(
-    x: Tensor, dy: Tensor, box: Box | None, mean: Tensor | None, rest: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """What the kernels call products, in ordinary operations."""
-    dtype = at_least_float32(x.dtype)
-    x, dy = inside(x, box).to(dtype), inside(dy, box).to(dtype)
-    if mean is None:
-        return (dy * x).sum((2, 3)), None
-    centred = x - _maps(mean)
-    centred = centred if rest is None else centred - _maps(rest)
-    return (dy * centred).sum((2, 3)), dy.sum((2, 3))
-
-
-def _plain_gradient(x: Tensor, dy: Tensor | None, gain: Tensor | None, part: Term) -> Tensor:
-    dtype = at_least_float32(x.dtype)
-    _, mean, slope, offset = part
-    total = _maps(slope) * (x.to(dtype) - _maps(mean)) + _maps(offset)
-    if dy is not None:
-        total = total + (dy if gain is None else _maps(gain) * dy)
-    return total.to(x.dtype)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cnsn.functional import instance_stats
 from cnsn.kernels import autograd, dispatch
+from cnsn.kernels.plain import maps, plain_products
 from cnsn.kernels.regions import (
     Box,
     alike,
@@ -57,13 +58,13 @@ def register(site: Site) -> Tensor:
     """A number by which the operators find `site`, as a tensor: no graph depends on its value."""
     number = next(_count)
     _sites[number] = site
-    return torch.tensor(number)
+    return torch.tensor(number, device="cpu")
 
 
 def exchange(x: Tensor, site: Tensor, boxed: bool) -> Tensor:
     """What the CrossNorm that was registered as `site` makes of (B, C, H, W) or (B, C, L)."""
-    maps = x if x.ndim == 4 else x.unsqueeze(-1)
-    return _Exchange.apply(maps, site, boxed).view_as(x)
+    image = x if x.ndim == 4 else x.unsqueeze(-1)
+    return _Exchange.apply(image, site, boxed).view_as(x)
 
 
 def traced_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -119,12 +120,12 @@ def draw_statistics(
     content_std, style_std = (torch.ones(batch, channels, **numbers) for _ in range(2))
     if not layer.active:
         order = torch.arange(batch * channels, device=x.device)
-        boxes, plan = order.new_zeros(8), torch.zeros(6, dtype=torch.int64)
+        boxes, plan = order.new_zeros(8), torch.zeros(6, dtype=torch.int64, device="cpu")
         return content_mean, content_std, style_mean, style_std, order, boxes, plan
     start, stop, _ = (layer.rows or slice(None)).indices(batch)
     rows = dense(x[start:stop])
     partners, content, style = layer.draw(rows.shape)
-    order = torch.arange(batch * channels)
+    order = torch.arange(batch * channels, device="cpu")
     own = order.view(batch, channels)[start:stop]
     own.copy_(own.index_select(layer.dim, partners.cpu()))
     found = _mean_and_std(rows, content, layer.eps)
@@ -133,8 +134,8 @@ def draw_statistics(
         found = _mean_and_std(rows, style, layer.eps)
     style_mean[start:stop], style_std[start:stop] = found
     places = (*(content or full_box(x)), *(style or full_box(x)))
-    plan = torch.tensor((start, stop, *places[:4]))
-    order, boxes = (to_device(t, x.device) for t in (order, torch.tensor(places)))
+    plan, edges = (torch.tensor(t, device="cpu") for t in ((start, stop, *places[:4]), places))
+    order, boxes = (to_device(t, x.device) for t in (order, edges))
     return content_mean, content_std, style_mean, style_std, order, boxes, plan
 
 
@@ -142,7 +143,7 @@ def draw_statistics(
 def _(x: Tensor, site: Tensor) -> tuple[Tensor, ...]:
     numbers = [x.new_empty(x.shape[:2], dtype=at_least_float32(x.dtype)) for _ in range(4)]
     order = x.new_empty(x.shape[0] * x.shape[1], dtype=torch.int64)
-    plan = torch.empty(6, dtype=torch.int64)
+    plan = torch.empty(6, dtype=torch.int64, device="cpu")
     return *numbers, order, x.new_empty(8, dtype=torch.int64), plan
 
 
@@ -168,7 +169,7 @@ def content_products(x: Tensor, dy: Tensor, mean: Tensor, plan: Tensor) -> tuple
         if dispatch.suit(part):
             sums = autograd.backend(part).products(part, grad, place, mean[rows].contiguous())
         else:
-            sums = autograd.plain_products(part, grad, place, mean[rows], None)
+            sums = plain_products(part, grad, place, mean[rows], None)
         weighted[rows], plain[rows] = sums
     return weighted, plain
 
@@ -186,10 +187,6 @@ def _contains(box: Tensor, x: Tensor) -> Tensor:
     return (y >= top) & (y < top + height) & (z >= left) & (z < left + width)
 
 
-def _maps(c: Tensor) -> Tensor:
-    return c[:, :, None, None]
-
-
 class _Exchange(torch.autograd.Function):
     """Only traced, so that the compiler derives one graph each way."""
 
@@ -200,7 +197,7 @@ class _Exchange(torch.autograd.Function):
         ctx.boxed = boxed
         gain = style_std.flatten()[order].view_as(std) / std
         shift = style_mean.flatten()[order].view_as(std)
-        y = (_maps(gain) * (x.to(mean.dtype) - _maps(mean)) + _maps(shift)).to(x.dtype)
+        y = (maps(gain) * (x.to(mean.dtype) - maps(mean)) + maps(shift)).to(x.dtype)
         return torch.where(_contains(boxes[:4], x), y, x) if boxed else y
 
     @staticmethod
@@ -216,14 +213,14 @@ class _Exchange(torch.autograd.Function):
 
         def term(mean: Tensor, std: Tensor, dmean: Tensor, dstd: Tensor, n: Tensor) -> Tensor:
             slope, offset = dstd / (std * (n - 1)), dmean / n
-            return _maps(slope) * (floats - _maps(mean)) + _maps(offset)
+            return maps(slope) * (floats - maps(mean)) + maps(offset)
 
         if not ctx.boxed:
             n = torch.full_like(std[:1, :1], x.shape[2] * x.shape[3])
-            dx = term(mean, std, dmean + style_dmean, dstd + style_dstd, n) + _maps(gain) * grad
+            dx = term(mean, std, dmean + style_dmean, dstd + style_dstd, n) + maps(gain) * grad
             return dx.to(x.dtype), None, None
         n, style_n = (boxes[2::4] * boxes[3::4]).clamp(min=2).to(std.dtype).unbind()
-        dx = term(mean, std, dmean, dstd, n) + _maps(gain) * grad
+        dx = term(mean, std, dmean, dstd, n) + maps(gain) * grad
         dx = torch.where(_contains(boxes[:4], x), dx, grad)
         style = term(style_mean, style_std, style_dmean, style_dstd, style_n)
         dx = dx + torch.where(_contains(boxes[4:], x), style, 0)

@@ -26,25 +26,33 @@ def gates(x: Tensor, pairs: list[tuple[nn.Conv1d, Any]]) -> list[Gate] | None:
         return None
     found = []
     for fc, bn in pairs:
-        batch = (bn.num_batches_tracked, bn.momentum) if bn.training else None
+        batch = None
+        if bn.training:
+            tracked = bn.num_batches_tracked
+            # One sample has no variance: a batch norm says so.
+            if len(x) < 2 or not _fits(tracked, x, torch.int64):
+                return None
+            batch = (tracked, float(bn.momentum))
         numbers = (fc.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var)
         if not all(_fits(t, x) for t in numbers):
             return None
-        found.append(Gate(*numbers, bn.eps, batch))
+        found.append(Gate(*numbers, float(bn.eps), batch))
     return found
 
 
 def _plain(bn: nn.Module) -> bool:
     """Whether `bn` is an ordinary batch norm that nobody listens to."""
     hooks = (bn._forward_hooks, bn._forward_pre_hooks, bn._backward_hooks, bn._backward_pre_hooks)
-    if type(bn) is not nn.BatchNorm1d or any(hooks):
+    if type(bn) is not nn.BatchNorm1d or any(hooks) or "forward" in vars(bn):
+        return False
+    if nn.modules.module._has_any_global_hook():
         return False
     return bn.affine and bn.track_running_stats and bn.momentum is not None
 
 
-def _fits(t: Tensor, x: Tensor) -> bool:
+def _fits(t: Any, x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     plain = type(t) in (Tensor, nn.Parameter) and t.is_contiguous()
-    return plain and t.dtype == torch.float32 and t.device == x.device
+    return plain and t.dtype == dtype and t.device == x.device
 
 
 def gated(x: Tensor, eps: float, gates: list[Gate]) -> Tensor:

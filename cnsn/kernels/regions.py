@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "Box",
+    "Exchange",
     "Gate",
     "Moments",
     "Term",
@@ -34,6 +35,22 @@ class Moments(NamedTuple):
     mean: Tensor
     std: Tensor
     rest: Tensor | None
+
+
+class Exchange(NamedTuple):
+    """Who takes whose style.
+
+    Attributes:
+        partners: what the kernels make of the order, which says whose style each takes.
+        dim: that of the order, 0 or 1 of (B, C).
+        content: the statistics that are taken off, in the box that is restyled.
+        style: the statistics that are given away.
+    """
+
+    partners: tuple[Tensor, ...]
+    dim: int
+    content: Moments
+    style: Moments
 
 
 class Gate(NamedTuple):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from cnsn import CrossNorm, SelfNorm, kernels
-from cnsn.kernels import autograd, cpu, gpu
-from cnsn.kernels.regions import Box, Term
+from cnsn.kernels import autograd, cpu, gpu, launch, tile_sums, tiles
+from cnsn.kernels.regions import Box, Exchange, Term
 from tests.cnsn import test_fast
 from tests.cnsn.test_layers import active
 
@@ -65,8 +65,8 @@ def check(x: Tensor, dy: Tensor, box: Box | None, style_box: Box | None) -> None
     for dim, order in enumerate(orders):
         results = []
         for module in (gpu, cpu):
-            pair = (module.partners(order, x.device), dim, theirs, style)
-            results += [module.exchange(x, *pair), module.exchange_gradient(x, dy, *pair)]
+            swap = Exchange(module.partners(order, x.device), dim, theirs, style)
+            results += [module.exchange(x, swap), module.exchange_gradient(x, dy, swap)]
         close(results[0], results[2], tolerance)
         close(results[1], results[3], tolerance)
 
@@ -108,6 +108,31 @@ def check_second_order() -> None:
                 loss = loss + dx.square().sum()
                 found.append((dx, *torch.autograd.grad(loss, [x, *layer.parameters()])))
         torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def check_far_elements() -> None:
+    """Channels, and positions, more than 2**31 elements apart; other memory is not touched."""
+    memory = torch.empty(2**31 + 2, dtype=torch.float16)
+    here, sizes = memory[:: 2**30], {"BLOCK_P": 4, "BLOCK_C": 4}
+    # channels, positions, map_width, and the strides of samples, channels and positions.
+    for where in ((3, 1, 1, 0, 2**30, 1), (1, 3, 3, 0, 1, 2**30), (1, 3, 1, 0, 1, 2**30)):
+        channels, positions, width = where[:3]
+        box, n = (0, 0, positions // width, width), float(positions)
+        here.copy_(torch.tensor([1.0, 2.0, 5.0]))
+        mean, std, rest, sums = (torch.zeros(1, channels) for _ in range(4))
+        for boxed in (False, True):
+            flags = {"BOXED": boxed, **sizes}
+            args = (memory, mean, std, rest, *where, *box, 1, n, 0.0)
+            tile_sums.moments[1, 1](*args, WHOLE=True, **flags)
+            args = (memory, memory, mean, sums, sums, *where, *box, 1)
+            tile_sums.products[1, 1](*args, CENTRED=False, **flags)
+            values = here.float().view(channels, -1)
+            torch.testing.assert_close(mean[0], values.mean(1))
+            torch.testing.assert_close(sums[0], values.square().sum(1))
+            two, one = torch.full_like(mean, 2), torch.ones_like(mean)
+            tiles.affine[1, 1](memory, memory, mean, two, one, *where, *box, CENTRED=True, **flags)
+            expected = 2 * (values - values.mean(1, keepdim=True)) + 1
+            torch.testing.assert_close(here.float(), expected.flatten(), rtol=1e-3, atol=1e-3)
 
 
 # Forward and backward, of ours; where the map is not split.
@@ -158,7 +183,7 @@ class Launches(TorchDispatchMode):
 def launches(layer: nn.Module, x: Tensor) -> list[tuple[int, list[str]]]:
     """Of the layer's forward, and of its backward."""
     x, dy = x.detach().requires_grad_(), torch.randn_like(x)
-    around, partners = gpu._on, gpu.partners
+    around, partners = launch._on, gpu.partners
 
     def on_the_host(*args: Any) -> Any:
         with _disable_current_modes():
@@ -167,14 +192,14 @@ def launches(layer: nn.Module, x: Tensor) -> list[tuple[int, list[str]]]:
     gpu.partners = on_the_host
     forward, backward = Launches(), Launches()
     try:
-        gpu._on = forward.launch
+        launch._on = forward.launch
         with forward:
             y = layer(x)
-        gpu._on = backward.launch
+        launch._on = backward.launch
         with backward:
             y.backward(dy)
     finally:
-        gpu._on, gpu.partners = around, partners
+        launch._on, gpu.partners = around, partners
     return [(counted.ours, counted.others) for counted in (forward, backward)]
 
 
@@ -194,7 +219,7 @@ def check_launches() -> None:
 def main() -> None:
     torch.manual_seed(0)
     # Small tiles, so that there are several, and parts to put together.
-    gpu.TILE = 128
+    launch.TILE = 128
     cases = list(itertools.product(SHAPES, (torch.float32,), (False, True)))
     for shape, dtype, last in [*cases, (SHAPES[0], torch.bfloat16, False)]:
         layout = torch.channels_last if last else torch.contiguous_format
@@ -205,14 +230,15 @@ def main() -> None:
         for box in (None, (height // 3, width // 4, height // 2 + 1, width // 2 + 1)):
             check(x, dy, box, (0, 0, height, max(width // 2, 1)))
     x, dy = torch.randn(2, 1, 2, 40, 25).unbind()
-    assert gpu._Launch(x, None).parts > 1
-    gpu.GRID = 3
-    assert gpu._Launch(x, None).tiles <= 3
+    assert launch.Launch(x, None).parts > 1
+    launch.GRID = 3
+    assert launch.Launch(x, None).tiles <= 3
     check(x, dy, None, None)
     backend, autograd.backend = autograd.backend, lambda _: gpu
     check_layers((4, 3, 5, 7), "channels_last", 1.0)
     check_layers((3, 2, 20, 30), "contiguous", 1e3)
     check_layers((3, 3, 9), "strided", 30.0)
+    check_far_elements()
     check_second_order()
     check_launches()
     autograd.backend = backend

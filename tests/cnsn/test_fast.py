@@ -212,6 +212,12 @@ def test_twice_differentiable_crossnorm(crop: str, last: bool) -> None:
     x = laid_out(x, "channels_last" if last else "contiguous").requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,))
+    # Both of them are of the same function.
+    loss = layer(x).pow(3).sum()
+    for_good, for_more = (
+        torch.autograd.grad(loss, x, create_graph=more, retain_graph=True) for more in (False, True)
+    )
+    torch.testing.assert_close(for_good, for_more)
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
@@ -339,6 +345,13 @@ def test_empty_batches_are_refused() -> None:
     for layer in (SelfNorm(3), SelfNorm(3).eval(), active()):
         with pytest.raises(ValueError, match="at least 1 sample, but got \\(0, 3, 4, 4\\)"):
             layer(empty)
+
+
+def test_partners_for_another_number_of_maps_are_refused() -> None:
+    x = torch.randn(4, 3, 5, 5)
+    for dim, order in ((0, torch.arange(3)), (1, torch.arange(4)), (0, torch.zeros(1).long())):
+        with pytest.raises(ValueError, match=rf"of shape \({len(x[0]) if dim else 4},\), but got"):
+            kernels.exchanged(x, order, dim, 1e-5)
 
 
 def test_wrapped_for_data_parallel_training(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 from cnsn import CNSNSpec, SelfNorm, crossnorm_active, insert, kernels
 from cnsn.nets import wide_resnet
 from tests.cnsn.test_fast import CROPS, LAYOUTS, TOLERANCE, check, laid_out, maps
+from tests.cnsn.test_fast_compiled import check_one_graph
 from tests.cnsn.test_layers import active
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -64,18 +64,19 @@ def test_large_maps(shape: tuple[int, ...], layout: str) -> None:
 
 def test_a_new_box_compiles_nothing() -> None:
     """Boxes of one row, of 16, of odd sizes, of which Triton makes kernels of their own if let."""
-    from cnsn.kernels import tiles
+    from cnsn.kernels import tile_exchange, tile_sums
 
     x = torch.randn(4, 8, 32, 32, device="cuda", requires_grad=True)
     layer = active(0, crop="both")
     layer(x).sum().backward()
-    names = ("moments", "products", "exchange", "exchange_gradient")
-    before = {name: _versions(getattr(tiles, name)) for name in names}
+    compiled = [tile_sums.moments, tile_sums.products]
+    compiled += [tile_exchange.exchange, tile_exchange.exchange_gradient]
+    before = [_versions(kernel) for kernel in compiled]
     for seed in range(1, 40):
         layer.generator = torch.Generator().manual_seed(seed)
         layer(x).sum().backward()
-    assert before == {name: _versions(getattr(tiles, name)) for name in names}
-    assert all(before.values())
+    assert before == [_versions(kernel) for kernel in compiled]
+    assert all(before)
 
 
 def _versions(kernel: Any) -> int:
@@ -98,29 +99,9 @@ def test_layers_wait_for_nothing() -> None:
 
 @pytest.mark.parametrize("crop", CROPS)
 def test_compiled_network_is_one_graph(crop: str) -> None:
-    torch.manual_seed(0)
-    spec = CNSNSpec(kind="cnsn", crop=crop)  # type: ignore[arg-type]
-    net = insert(wide_resnet(depth=10, width=1), spec).cuda().train()
-    twin = copy.deepcopy(net)
-    torch._dynamo.reset()
-    counters.clear()
-    fast = torch.compile(net, fullgraph=True)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for step, k in enumerate((0, 1, 3)):
-            x = torch.randn(6, 3, 16, 16, device="cuda")
-            outs = []
-            for network, forward in ((net, fast), (twin, twin)):
-                with crossnorm_active(network, k, torch.Generator().manual_seed(step)):
-                    outs.append(forward(x))
-                network.zero_grad()
-                outs[-1].square().sum().backward()
-            torch.testing.assert_close(*outs, rtol=1e-3, atol=1e-4)
-            for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
-                assert ours.grad is not None and theirs.grad is not None
-                error = (ours.grad - theirs.grad).abs().max() / theirs.grad.abs().max()
-                assert error < 1e-2
-    assert counters["stats"]["unique_graphs"] == 1
-    assert not counters["graph_break"] and not counters["recompiles"]
+        x = torch.randn(6, 3, 16, 16, device="cuda")
+        check_one_graph(crop, x, {"rtol": 1e-3, "atol": 1e-4}, 1e-2)
 
 
 def test_whole_network_against_float64() -> None:

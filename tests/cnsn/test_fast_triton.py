@@ -36,7 +36,7 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from cnsn.kernels import tiles
+from cnsn.kernels import tile_exchange, tile_gates, tile_sums, tiles
 
 boxes = tiles.BOX + tiles.STYLE_BOX + tiles.PART
 types = dict.fromkeys(("channels", "positions", "map_width", "sb", "sc", "step", *boxes), "i32")
@@ -44,14 +44,15 @@ types |= dict.fromkeys(("numbers", "parts"), "i32")
 types |= dict.fromkeys(("eps", "g_eps", "f_eps", "momentum", "count", "freedom"), "fp32")
 types |= dict.fromkeys(("style_count", "style_freedom"), "fp32")
 types |= dict.fromkeys(("order", "takers", "starts"), "*i32") | {"tracked": "*i64"}
-on_maps = ("moments", "products", "affine", "gradient", "exchange", "exchange_gradient")
-on_maps = [getattr(tiles, name) for name in (*on_maps, "gated", "gated_gradient")]
-over_batch = [tiles.batch_statistics, tiles.gate_sums]
-for kernel in [*on_maps, tiles.merge]:
+on_maps = [tile_sums.moments, tile_sums.products, tiles.affine, tiles.gradient]
+on_maps += [tile_exchange.exchange, tile_exchange.exchange_gradient]
+on_maps += [tile_gates.gated, tile_gates.gated_gradient]
+over_batch = [tile_gates.batch_statistics, tile_gates.gate_sums]
+for kernel in [*on_maps, tile_sums.merge]:
     # A box may be any number: Triton must not make a kernel for 1 or for multiples of 16.
     assert all(p.do_not_specialize for p in kernel.params if p.name in boxes)
 for kernel, boxed, last in [(k, False, last) for k in on_maps for last in (False, True)] + [
-    (k, True, False) for k in (*on_maps, *over_batch, tiles.merge)
+    (k, True, False) for k in (*on_maps, *over_batch, tile_sums.merge)
 ]:
     signature, constants, aligned = {}, {}, {}
     if kernel in on_maps:
@@ -112,7 +113,17 @@ def test_which_gates_the_kernels_make(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made(SelfNorm(3)) and made(SelfNorm(3).eval())
     assert not made(SelfNorm(3).double())
     assert not made(nn.SyncBatchNorm.convert_sync_batchnorm(SelfNorm(3)))
-    averaging, heard = SelfNorm(3), SelfNorm(3)
+    averaging, heard, replaced, countless = (SelfNorm(3) for _ in range(4))
     averaging.g_bn.momentum = None
     heard.g_bn.register_forward_hook(lambda *_: None)
-    assert not made(averaging) and not made(heard)
+    replaced.g_bn.forward = lambda score: score  # type: ignore[method-assign]
+    countless.g_bn.num_batches_tracked = None
+    assert not any(map(made, (averaging, heard, replaced, countless)))
+    with_one = SelfNorm(3).eval()
+    with_one.g_bn.train()
+    assert kernels.gates(x[:1], [(with_one.g_fc, with_one.g_bn)]) is None
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not made(SelfNorm(3))
+    finally:
+        hook.remove()

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy import io as scipy_io
-from torchvision.datasets import imagenet as published
 
 from data import imagenet_layout, imagenet_sets, prepare
 from data.imagenet import ImageNet
 from data.prepare import main
 from tests.fakes import write_imagenet, write_imagenet_c
+from tests.imagenet_archives import (
+    CLASSES,
+    count_small,
+    take_for_published,
+    write_registered,
+)
 
-CLASSES = ("n01440764", "n01443537")
 FAMILIES = ("noise", "blur", "weather", "digital")
-
-
-def tar(path: Path, members: dict[str, bytes], mode: Any = "w") -> bytes:
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path.read_bytes()
-
-
-def jpeg(level: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 30), (level, 10, 10)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (imagenet_layout, imagenet_sets):
-        for name, value in (("CLASSES", 2), ("TRAINING", 6), ("VALIDATION", 4)):
-            monkeypatch.setattr(module, name, value)
 
 
 # ------------------------------------------------------------------------------------ ImageNet-C
@@ -50,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def corrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root with the four archives, whose checksums `data.prepare` takes for the published."""
-    small(monkeypatch)
+    count_small(monkeypatch)
     root = tmp_path / "data"
     root.mkdir()
     for family in FAMILIES:
@@ -122,41 +101,10 @@ def test_the_catalogue_names_the_published_archives() -> None:
 @pytest.fixture
 def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root with the three archives that registration gives."""
-    small(monkeypatch)
     root = tmp_path / "imagenet"
     root.mkdir()
-    inner = {
-        f"{name}.tar": tar(
-            tmp_path / "x.tar", {f"{name}_{i}.JPEG": jpeg(40 * k + i) for i in range(3)}
-        )
-        for k, name in enumerate(CLASSES)
-    }
-    archives = {
-        "train": tar(root / "ILSVRC2012_img_train.tar", inner),
-        "val": tar(
-            root / "ILSVRC2012_img_val.tar",
-            {f"ILSVRC2012_val_{i:08d}.JPEG": jpeg(100 + i) for i in (3, 1, 4, 2)},
-        ),
-    }
-    kinds = [("ILSVRC2012_ID", "i4"), ("WNID", "O"), ("words", "O"), ("gloss", "O")]
-    synsets = np.zeros(2, dtype=[*kinds, ("num_children", "i4")])
-    synsets["ILSVRC2012_ID"], synsets["WNID"] = (1, 2), CLASSES
-    synsets["words"], synsets["gloss"] = ("tench", "goldfish"), ("a", "b")
-    meta = io.BytesIO()
-    scipy_io.savemat(meta, {"synsets": synsets})
-    folder = "ILSVRC2012_devkit_t12/data"
-    archives["devkit"] = tar(
-        root / "ILSVRC2012_devkit_t12.tar.gz",
-        {
-            f"{folder}/meta.mat": meta.getvalue(),
-            f"{folder}/ILSVRC2012_validation_ground_truth.txt": b"2\n1\n1\n2\n",
-        },
-        "w:gz",
-    )
-    for part, content in archives.items():
-        facts = (published.ARCHIVE_META[part][0], hashlib.md5(content).hexdigest())
-        monkeypatch.setitem(published.ARCHIVE_META, part, facts)
-    monkeypatch.setattr(imagenet_sets, "UNPACKED", {"train": 1, "val": 1})
+    write_registered(root)
+    take_for_published(root, monkeypatch)
     return root
 
 

@@ -28,6 +28,7 @@ from data.checksums import difference
 from data.cifar import CIFARName, read_cifar
 from data.prepare import main
 from tests.fakes import write_cifar
+from tests.local_server import serving
 
 ROOT = Path(__file__).parents[2]
 PIXELS = b"".join(hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(4000))
@@ -113,13 +114,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Server()) as server:
+        yield server
 
 
 @pytest.fixture

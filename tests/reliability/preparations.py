@@ -26,6 +26,8 @@ from data.segmentation_layouts import open_collection
 from data.text_cache import open_corpus
 from tests.archive_bytes import gz, tar_bytes
 from tests.fakes import CLASS_NAMES, reviews, write_cifar, write_imagenet, write_imdb, write_sst2
+from tests.imagenet_archives import take_for_published, write_registered
+from tests.reliability.faults import Patches
 from tests.segmentation_fakes import write_gta5
 
 SET = {"set/pixels": bytes(range(256)) * 40, "set/labels": b"0123"}
@@ -59,6 +61,8 @@ def write_sources(folder: Path) -> None:
     write_cifar(folder / "cifar", n=10)
     write_imagenet(folder / "imagenet", n=2, classes=CLASS_NAMES[:1])
     write_gta5(folder / "gta5", 8)
+    (folder / "registered").mkdir()
+    write_registered(folder / "registered")
     (folder / "weights").mkdir()
     content = folder / "weights" / "x"
     torch.save({"layer": torch.arange(6.0)}, content)
@@ -115,6 +119,16 @@ def _corrupt_folder(sources: Path, place: Path) -> None:
     _command("corrupt_folder", "--root", sources / "imagenet", "--out", place / "out", *options)
 
 
+def _imagenet(sources: Path, place: Path) -> None:
+    root = place / "root"
+    root.mkdir(exist_ok=True)
+    for archive in (sources / "registered").iterdir():
+        if not (root / archive.name).is_symlink():
+            (root / archive.name).symlink_to(archive)
+    take_for_published(root, Patches)
+    _command("imagenet", "--root", root)
+
+
 def _resized(sources: Path, place: Path) -> None:
     _command("resized", "--root", sources / "gta5", "--out", place / "out", "--workers", "2")
 
@@ -151,6 +165,9 @@ PREPARATIONS = {
     "corrupt": Preparation(_corrupt, "data.corrupted_set._write_one", _there("out/*.npy")),
     "corrupt_folder": Preparation(
         _corrupt_folder, "data.corrupted_folder._write_chunk", _there("out/*/[1-5]")
+    ),
+    "imagenet": Preparation(
+        _imagenet, "torchvision.datasets.imagenet.extract_archive", _there("root/train", "root/val")
     ),
     "resized": Preparation(_resized, "data.segmentation_resized._resize", _usable_copy),
     "scenes": Preparation(

@@ -54,6 +54,14 @@ class Preparing:
         environment = {URL: self.url, "no_proxy": "*"}
         return self.warm.call(f"{preparations.__name__}.prepare", *arguments, **environment)
 
+    def held(self, folder: str) -> Process:
+        """One that has begun work, and waits there while the folder's ``hold`` is there."""
+        place = self.place(folder)
+        (place / "hold").touch()
+        process = self.start(place)
+        until(lambda: self.count(folder), process)
+        return process
+
     def made(self, folder: str) -> dict[str, Any]:
         """All files but locks, by content."""
         found = timeless(contents(self.base / folder))
@@ -100,10 +108,7 @@ def until(condition: Any, process: Process, patience: float = 60.0) -> None:
 
 @EVERY
 def test_two_at_once_do_the_work_of_one(preparing: Preparing) -> None:
-    place = preparing.place("both")
-    (place / "hold").touch()
-    first = preparing.start(place)
-    until(lambda: preparing.count("both"), first)
+    first, place = preparing.held("both"), preparing.place("both")
     second = preparing.start(place)
     until(lambda: "waiting until it has finished" in second.output(), second)
     (place / "hold").unlink()
@@ -116,10 +121,7 @@ def test_two_at_once_do_the_work_of_one(preparing: Preparing) -> None:
 @EVERY
 def test_killed_at_work_it_holds_up_nobody(preparing: Preparing) -> None:
     """Nor do the processes that it had started, which end with it."""
-    place = preparing.place("killed")
-    (place / "hold").touch()
-    first = preparing.start(place)
-    until(lambda: preparing.count("killed"), first)
+    first, place = preparing.held("killed"), preparing.place("killed")
     workers = descendants(first.pid)
     assert bool(workers) == (preparing.name == "resized")
     first.kill()
@@ -138,10 +140,7 @@ def test_killed_at_work_it_holds_up_nobody(preparing: Preparing) -> None:
 
 @pytest.mark.parametrize("name", ["resized"])
 def test_a_killed_worker_is_said_and_the_same_command_continues(preparing: Preparing) -> None:
-    place = preparing.place("broken")
-    (place / "hold").touch()
-    first = preparing.start(place)
-    until(lambda: preparing.count("broken"), first)
+    first, place = preparing.held("broken"), preparing.place("broken")
     os.kill(descendants(first.pid)[0], signal.SIGKILL)
     assert first.wait() == 1
     assert "Error: A worker process was ended from outside" in first.output()

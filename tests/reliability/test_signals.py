@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import time
@@ -81,6 +82,27 @@ def test_a_second_ctrl_c_stops_at_once(warm: Launcher, data: Path, tmp_path: Pat
     assert "Interrupted. The same command resumes" in process.output()
     assert checkpoint(tmp_path)["global_step"] == 2  # Not that of the step in progress.
     assert "last.ckpt: step 2," in succeeded(warm.run("text", command))
+
+
+def test_without_a_checkpoint_none_is_promised(warm: Launcher, data: Path, tmp_path: Path) -> None:
+    command = ["fit", *options("text", data, tmp_path)]
+    process = warm.run("text", command, Fault("step", 0, "twice"))
+    assert process.code == 128 + signal.SIGINT
+    said = "Interrupted. There is no checkpoint yet: the same command starts from the beginning."
+    assert said in process.output() and "resumes" not in process.output()
+    assert "Resuming" not in succeeded(warm.run("text", command))
+
+
+def test_a_fresh_run_goes_on_as_it_says(warm: Launcher, data: Path, tmp_path: Path) -> None:
+    """The command as it was would train another one."""
+    command = ["fit", *options("text", data, tmp_path), "--fresh=true"]
+    assert warm.run("text", command, Fault("step", 2, "SIGINT")).code == 128 + signal.SIGINT
+    process = warm.run("text", command, Fault("step", 3, "SIGINT"))
+    found = re.search(r"Interrupted. With (\w+)=(\S+) the same command res", process.output())
+    assert found and found[2].endswith(".2")
+    output = succeeded(warm.start("text", command, environment={found[1]: found[2]}))
+    assert f"Resuming {found[2]} from last.ckpt: step 4," in output
+    assert "last.ckpt: step 3," in succeeded(warm.run("text", command[:-1]))
 
 
 @pytest.mark.slow

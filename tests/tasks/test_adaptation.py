@@ -26,6 +26,7 @@ from tasks.base import CrossNormTraining
 from tasks.results import read_results
 from tasks.table_records import collect, stands
 from tasks.table_spec import Row, Table
+from tests.command_line import stop_and_resume
 
 SOURCE = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TARGET = 3 * torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 2
@@ -180,10 +181,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 ALL = [
@@ -317,29 +315,12 @@ def test_target_labels_never_reach_the_training(
     assert_same_training(final_state(tmp_path / "poisoned"), final_state(tmp_path / "plain"))
 
 
-class Interruption(Exception):
-    pass
-
-
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(["fit", *options(root, tmp_path / "whole", *ALL)])
-    step, stops = Adaptation.training_step, [2, 4]
-
-    def stopping(self: Adaptation, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Adaptation, "training_step", stopping)
-    arguments = options(root, tmp_path / "parts", *ALL, "--save_every=1")
-    for _ in range(2):
-        with pytest.raises(Interruption):
-            main(["fit", *arguments])
-    main(["fit", *arguments])
-    assert not stops
+    command = ["fit", *options(root, tmp_path / "parts", *ALL, "--save_every=1")]
+    stop_and_resume(monkeypatch, Adaptation, main, command, {2: 1, 4: 2})
     assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,8 @@ from tasks.adversarial import adversarial_images
 from tasks.attacks import AttackSpec
 from tasks.base import CrossNormTraining
 from tasks.classification import Classification, main
-from tests.tasks.test_cli import DIGITS, SHORT, final_state, places, refused
+from tests.command_line import places, refusal
+from tests.tasks.test_cli import DIGITS, SHORT, final_state
 
 OVERLAYS = {"augmix", "cutout", "mixup", "cutmix", "autoaugment", "adversarial"}
 
@@ -97,12 +97,6 @@ def test_views_equal_to_the_image_cost_nothing() -> None:
         module(augmix=-1.0)
 
 
-@pytest.fixture
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-
-
 def trained(folder: Path, *overlays: str) -> dict[str, Tensor]:
     """The weights after two steps."""
     options = [*DIGITS, *SHORT, "--trainer.max_steps=2", "--model.cnsn.kind=cnsn"]
@@ -128,7 +122,7 @@ def test_contradictions_end_with_one_sentence(
 ) -> None:
     def message(*names: str) -> str:
         overlays = [f"--config=configs/augment/{name}.yaml" for name in names]
-        return refused(["fit", *DIGITS, *SHORT, *overlays, *places(tmp_path)], capsys).strip()
+        return refusal(main, ["fit", *DIGITS, *SHORT, *overlays, *places(tmp_path)], capsys).strip()
 
     assert "end with Mixup" in message("mixup", "augmix")
     assert "AugMix, but got both" in message("adversarial", "augmix")

@@ -17,8 +17,10 @@ import torch
 import yaml
 
 from tasks.classification import Classification, main
+from tasks.cli import TaskCLI
 from tasks.results import is_final, read_results
 from tasks.run_directory import RunDirectory
+from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import write_cifar
 
 DIGITS = [
@@ -33,23 +35,7 @@ CNSN = ["--model.cnsn.kind=cnsn", "--model.cnsn.crop=both", "--model.crossnorm.p
 SHORT = ["--trainer.max_epochs=null", "--trainer.max_steps=6", "--data.batch_size=200"]
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-
-
-def places(folder: Path) -> list[str]:
-    return [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The message with which a command line ends; its exit code must not be 0."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code not in (0, None)
-    own = stop.value.code if isinstance(stop.value.code, str) else ""
-    return own + capsys.readouterr().err
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def run_directory(folder: Path) -> Path:
@@ -113,10 +99,6 @@ def by_hand(directory: Path) -> float:
         return (net(x).argmax(1) != torch.from_numpy(labels)).float().mean().item()
 
 
-class Interruption(Exception):
-    pass
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -125,21 +107,7 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole")])
 
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    step = Classification.training_step
-
-    def stopping(self: Classification, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [2, 8]
-    monkeypatch.setattr(Classification, "training_step", stopping)
-    for number in (0, workers):
-        with pytest.raises(Interruption):
-            main(["fit", *options, f"--data.workers={number}"])
-    main(["fit", *options])
-    assert not stops
+    stop_and_resume(monkeypatch, Classification, main, ["fit", *options], {2: 0, 8: workers})
     assert_same_training(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 
@@ -194,7 +162,7 @@ def test_two_processes_cannot_train_one_run(
     directory = run_directory(tmp_path)
     owner = RunDirectory(directory.parent, seed=0, digest=directory.name.partition("-")[2])
     lock = owner.hold()
-    message = refused(["fit", *options, "--trainer.fast_dev_run=true"], capsys)
+    message = refusal(main, ["fit", *options, "--trainer.fast_dev_run=true"], capsys)
     assert str(directory) in message and "another `--name`" in message
     lock.release()
     main(["fit", *options, "--trainer.fast_dev_run=true"])
@@ -330,7 +298,7 @@ def corrupt_folder(cifar: Path, n: int = 40) -> Path:
 def test_bad_options_end_with_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, parts: list[str]
 ) -> None:
-    message = refused(["fit", *DIGITS, *CNSN, *SHORT, *places(tmp_path), option], capsys)
+    message = refusal(main, ["fit", *DIGITS, *CNSN, *SHORT, *places(tmp_path), option], capsys)
     assert all(part in message for part in parts), message
     assert "Traceback" not in message and "Namespace" not in message
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -339,36 +307,36 @@ def test_bad_options_end_with_one_sentence(
 def test_bad_data_end_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["--config=configs/cifar10.yaml", "--config=configs/nets/wide_resnet.yaml"]
     base += [*DIGITS[1:], *SHORT, *places(tmp_path), "--model.network.init_args.depth=10"]
-    missing = refused(["fit", *base, f"--data.root={tmp_path / 'none'}"], capsys)
+    missing = refusal(main, ["fit", *base, f"--data.root={tmp_path / 'none'}"], capsys)
     assert "none" in missing and "python -m data.prepare cifar10" in missing
 
     cifar = write_cifar(tmp_path / "cifar")
     here = [*base, f"--data.root={cifar}"]
-    untrained = refused(["test", *here], capsys)
+    untrained = refusal(main, ["test", *here], capsys)
     assert "run `fit`" in untrained
     main(["fit", *here, "--trainer.max_steps=2"])
     trained = [*here, "--trainer.max_steps=2", "--data.corruptions=[fog]"]
-    assert "python -m data.prepare corrupt" in refused(["test", *trained], capsys)
+    assert "python -m data.prepare corrupt" in refusal(main, ["test", *trained], capsys)
     folder = corrupt_folder(cifar)
-    assert "belong to different images" in refused(["test", *trained], capsys)
+    assert "belong to different images" in refusal(main, ["test", *trained], capsys)
     np.save(folder / "labels.npy", np.zeros(7, np.uint8))
-    assert "200 labels" in refused(["test", *trained], capsys)
+    assert "200 labels" in refusal(main, ["test", *trained], capsys)
     whole = (folder / "fog.npy").read_bytes()
     (folder / "fog.npy").write_bytes(whole[:1000])
-    assert "labels.npy" in refused(["test", *trained], capsys)
+    assert "labels.npy" in refusal(main, ["test", *trained], capsys)
     assert not (tmp_path / "results").exists()
 
     batch = cifar / "cifar-10-batches-py" / "data_batch_3"
     batch.write_bytes(batch.read_bytes()[:500])
-    assert "data_batch_3" in refused(["fit", *here], capsys)
+    assert "data_batch_3" in refusal(main, ["fit", *here], capsys)
 
     other = next((tmp_path / "runs").rglob("last.ckpt"))
     wide = ["--model.network.init_args.width=3", f"--ckpt_path={other}"]
-    message = refused(["test", *DIGITS, *wide, *places(tmp_path)], capsys)
+    message = refusal(main, ["test", *DIGITS, *wide, *places(tmp_path)], capsys)
     assert "of another shape: network.block1" in message and "options of the run" in message
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(other.read_bytes()[:4000])
-    message = refused(["test", *DIGITS, f"--ckpt_path={damaged}", *places(tmp_path)], capsys)
+    message = refusal(main, ["test", *DIGITS, f"--ckpt_path={damaged}", *places(tmp_path)], capsys)
     assert "could not be read safely" in message
 
 
@@ -387,3 +355,19 @@ def test_every_config_is_valid(root: Path, capsys: pytest.CaptureFixture[str]) -
             assert stop.value.code in (0, None)
             config = yaml.safe_load(capsys.readouterr().out)
             assert config["data"]["init_args"]["name"] == data
+
+
+def test_a_stopped_command_promises_what_is_there(tmp_path: Path) -> None:
+    cli = object.__new__(TaskCLI)
+    nothing = "The same command starts from the beginning."
+    assert cli.outlook() == nothing  # Stopped while options were read.
+    cli.directory = RunDirectory(tmp_path, seed=0, digest="x")
+    cli.subcommand = "fit"
+    assert cli.outlook() == f"There is no checkpoint yet: t{nothing[1:]}"
+    cli.directory.checkpoints.mkdir(parents=True)
+    # Where the disk cannot link, the one before is moved first.
+    for name in ("previous.ckpt", "last.ckpt"):
+        (cli.directory.checkpoints / name).touch()
+        assert cli.outlook() == "The same command resumes from the last checkpoint."
+    cli.subcommand = "test"
+    assert cli.outlook() == nothing

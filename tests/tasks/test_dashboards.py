@@ -19,20 +19,15 @@ from tasks import dashboards
 from tasks.cli import expected_recipe
 from tasks.dashboards import Panel, Spec, workspace_of
 from tasks.wandb_logger import best_of, offline_without_key
+from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, Case
 from tests.dashboard_files import OfflineRun
 
 
 @pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+def nobody_is_logged_in(in_the_repository: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-
-
-class Interruption(Exception):
-    pass
 
 
 def finish() -> None:
@@ -67,17 +62,9 @@ def test_a_run_on_disk_has_all_that_a_dashboard_shows(
         "--trainer.enable_model_summary=false", "--save_every=1",
         f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}",
     ]  # fmt: skip
-    step = task.TASK.training_step
-
-    def stopping(self: Any, batch: dict[str, Any], batch_idx: int) -> Any:
-        if self.global_step == 4:
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(task.TASK, "training_step", stopping)
-        with pytest.raises(Interruption):
-            task.main(["fit", *options])
+    interrupt(monkeypatch, task.TASK, 4)
+    with pytest.raises(Interruption):
+        task.main(["fit", *options])
     finish()
     task.main(["fit", *options])
     finish()

@@ -30,6 +30,7 @@ from tasks.pseudo_labels import PseudoLabels, pseudo_label
 from tasks.results import read_results
 from tasks.runner import Run
 from tasks.table_spec import Table
+from tests.command_line import places, stop_and_resume
 from tests.fakes import write_cifar
 
 DIGITS = [
@@ -44,14 +45,7 @@ CN = ["--model.cnsn.kind=cn", "--model.crossnorm.p=0.5"]
 SHORT = ["--trainer.max_epochs=2", "--data.steps_per_epoch=3"]
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-
-
-def places(folder: Path) -> list[str]:
-    return [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def run_directory(folder: Path) -> Path:
@@ -272,10 +266,6 @@ def test_supervised_on_the_same_labels(tmp_path: Path) -> None:
     assert 0 <= record["summary"]["error"] <= 1
 
 
-class Interruption(Exception):
-    pass
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_twice_ends_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -285,21 +275,7 @@ def test_a_run_stopped_twice_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole")])
 
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    step = FixMatch.training_step
-
-    def stopping(self: FixMatch, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [11, 33]
-    monkeypatch.setattr(FixMatch, "training_step", stopping)
-    for number in (0, workers):
-        with pytest.raises(Interruption):
-            main(["fit", *options, f"--data.workers={number}"])
-    main(["fit", *options])
-    assert not stops
+    stop_and_resume(monkeypatch, FixMatch, main, ["fit", *options], {11: 0, 33: workers})
     one, two = last_checkpoint(tmp_path / "parts"), last_checkpoint(tmp_path / "whole")
     assert one["global_step"] == two["global_step"] == 40
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "evaluations"):

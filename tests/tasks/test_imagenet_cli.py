@@ -26,16 +26,14 @@ from tasks.classification import Classification, main
 from tasks.cli import expected_recipe
 from tasks.results import read_results
 from tasks.table_spec import Table
+from tests.command_line import Interruption, interrupt, refusal
 from tests.conftest import ROOT
 from tests.fakes import CLASS_NAMES, TWO_CORRUPTIONS, write_imagenet, write_imagenet_c
 
 SIZE = 24
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -155,26 +153,15 @@ def test_adabn_and_attacks_stand_beside_the_plain_test(trained: Path) -> None:
     assert plain["summary"].items() <= found["summary"].items()
 
 
-class Interruption(Exception):
-    pass
-
-
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where workers decode and crop, and where their number changes."""
     options = ["fit", *command(trained, "--trainer.max_steps=5", "--save_every=1")]
     main([*options, f"--runs={tmp_path / 'whole'}"])
-    step = Classification.training_step
-
-    def stopping(self: Classification, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step == 2:
-            raise Interruption
-        return step(self, batch, batch_idx)
-
     options += [f"--runs={tmp_path / 'parts'}", "--data.workers=2"]
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
-        patch.setattr(Classification, "training_step", stopping)
+    interrupt(monkeypatch, Classification, 2)
+    with pytest.raises(Interruption):
         main(options)
     main(options)
     one, two = (
@@ -244,17 +231,6 @@ def test_published_weights_are_tested_without_a_run_or_training_images(
 # ------------------------------------------------------------------------------------ bad input
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The message with which a command line ends; its exit code must not be 0."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code not in (0, None)
-    own = stop.value.code if isinstance(stop.value.code, str) else ""
-    message = own + capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_image_ends_with_one_sentence(
     own: Path, capsys: pytest.CaptureFixture[str], workers: int
@@ -262,26 +238,26 @@ def test_unreadable_image_ends_with_one_sentence(
     image = sorted((own / "imagenet" / "train" / CLASS_NAMES[1]).iterdir())[0]
     image.write_bytes(image.read_bytes()[:-50])
     options = [f"--data.workers={workers}", "--trainer.max_steps=3"]
-    message = refused(["fit", *command(own, *options)], capsys)
+    message = refusal(main, ["fit", *command(own, *options)], capsys)
     assert message.startswith("error: Expected ") and image.name in message
     assert "--data.verify true" in message and message.count("\n") <= 1
-    message = refused(["fit", *command(own, "--data.verify=true")], capsys)
+    message = refusal(main, ["fit", *command(own, "--data.verify=true")], capsys)
     assert f"1 of 24 files are not: {CLASS_NAMES[1]}/{image.name} (unreadable" in message
 
 
 def test_bad_folders_end_with_one_sentence(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = refused(["fit", *command(tmp_path)], capsys)
+    message = refusal(main, ["fit", *command(tmp_path)], capsys)
     assert "imagenet/train" in message and "image-net.org" in message
     main(["fit", *command(own)])
     shutil.rmtree(own / "ImageNet-C" / "fog" / "3")
-    message = refused(["test", *command(own)], capsys)
+    message = refusal(main, ["test", *command(own)], capsys)
     assert "1 are missing: fog 3." in message
     (own / "ImageNet-C" / "snow" / "1" / CLASS_NAMES[0]).rename(own / "elsewhere")
-    message = refused(["test", *command(own, "--data.corruptions=[snow]")], capsys)
+    message = refusal(main, ["test", *command(own, "--data.corruptions=[snow]")], capsys)
     assert f"without {CLASS_NAMES[0]}" in message
-    message = refused(["test", *command(own, "--data.image_size=32")], capsys)
+    message = refusal(main, ["test", *command(own, "--data.image_size=32")], capsys)
     assert "Expected a trained run" in message
     assert not (own / "results").exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from cnsn.nets import wide_resnet
 from data.classification import Digits
 from tasks.classification import main
 from tasks.results import read_results
+from tests.command_line import places
 
 OPTIONS = [
     "--config=configs/digits.yaml",
@@ -29,10 +29,7 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 def network(kind: Literal["none", "cnsn"] = "cnsn") -> nn.Module:
@@ -53,10 +50,6 @@ def official(net: nn.Module, path: Path) -> Path:
     state = {f"module.{key}": value for key, value in net.state_dict().items()}
     torch.save({"epoch": 90, "best_acc": 0.7, "optimizer": {}, "state_dict": state}, path)
     return path
-
-
-def places(folder: Path) -> list[str]:
-    return [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
 
 
 def test_the_official_weights_are_tested_without_a_run(

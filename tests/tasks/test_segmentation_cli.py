@@ -24,6 +24,7 @@ from tasks.segmentation import Segmentation, main
 from tasks.segmentation_networks import SmallFPN
 from tasks.segmentation_overlays import main as compare
 from tasks.table_spec import Table
+from tests.command_line import refusal, stop_and_resume
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 from tests.tasks.test_segmentation import METHOD
 
@@ -50,10 +51,7 @@ CNSN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 @pytest.fixture
@@ -66,15 +64,6 @@ def sets(tmp_path: Path) -> Path:
 
 def places(folder: Path, sets: Path) -> list[str]:
     return [f"--data.root={sets}", f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Any = main) -> str:
-    """The message with which a command line ends; its exit code must not be 0."""
-    with pytest.raises(SystemExit) as stop:
-        command(arguments)
-    assert stop.value.code not in (0, None)
-    own = stop.value.code if isinstance(stop.value.code, str) else ""
-    return own + capsys.readouterr().err
 
 
 def run_directory(folder: Path) -> Path:
@@ -171,11 +160,7 @@ def test_fit_test_and_predict(
     panel = np.array(Image.open(tmp_path / "side.png"))[16 : 16 + 288, 768:1152]
     second = np.array(Image.open(folder / "overlay" / f"{paths[1].name[:20]}.png"))
     assert (panel[::12, ::12] == second).all()
-    assert "predict" in refused([f"ours={tmp_path}", *arguments], capsys, compare)
-
-
-class Interruption(Exception):
-    pass
+    assert "predict" in refusal(compare, [f"ours={tmp_path}", *arguments], capsys)
 
 
 # With dropout, whose draws must not depend on what came before.
@@ -196,21 +181,7 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     main(["fit", *options, *places(tmp_path / "whole", sets)])
 
     options += ["--save_every=1", *places(tmp_path / "parts", sets)]
-    step = Segmentation.training_step
-
-    def stopping(self: Segmentation, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [1, 3]
-    monkeypatch.setattr(Segmentation, "training_step", stopping)
-    for number in (0, workers):
-        with pytest.raises(Interruption):
-            main(["fit", *options, f"--data.workers={number}"])
-    main(["fit", *options])
-    assert not stops
+    stop_and_resume(monkeypatch, Segmentation, main, ["fit", *options], {1: 0, 3: workers})
     one, two = final_state(tmp_path / "parts"), final_state(tmp_path / "whole")
     assert one["global_step"] == two["global_step"] == 4
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
@@ -308,7 +279,7 @@ def test_the_dashboard_gets_pictures_with_masks(
 def test_bad_options_end_with_one_sentence(
     tmp_path: Path, sets: Path, capsys: pytest.CaptureFixture[str], option: str, parts: list[str]
 ) -> None:
-    message = refused(["fit", *SCENES, *CNSN, *places(tmp_path, sets), option], capsys)
+    message = refusal(main, ["fit", *SCENES, *CNSN, *places(tmp_path, sets), option], capsys)
     assert all(part in message for part in parts), message
     assert "Traceback" not in message and not list(tmp_path.rglob("*.ckpt"))
 
@@ -317,24 +288,24 @@ def test_bad_data_end_with_one_sentence(
     tmp_path: Path, sets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*SCENES, *places(tmp_path, sets)]
-    missing = refused(["fit", *options, "--data.root=/nowhere"], capsys)
+    missing = refusal(main, ["fit", *options, "--data.root=/nowhere"], capsys)
     assert "/nowhere/source" in missing and "/nowhere/target" in missing
     assert "python -m data.prepare scenes" in missing
     # Before the weights are looked for.
-    paper = refused(["fit", "--config=configs/gta5.yaml", "--data.root=/nowhere"], capsys)
+    paper = refusal(main, ["fit", "--config=configs/gta5.yaml", "--data.root=/nowhere"], capsys)
     assert "/nowhere/gta5" in paper and "/nowhere/cityscapes" in paper and "register" in paper
     label = sets / "source" / "labels" / "00003.png"
     whole = label.read_bytes()
     Image.fromarray(np.full((24, 32), 99, np.uint8)).save(label)
     for workers in (0, 1):
-        message = refused(["fit", *options, f"--data.workers={workers}"], capsys)
+        message = refusal(main, ["fit", *options, f"--data.workers={workers}"], capsys)
         assert "00003.png" in message and "99 (768 pixels)" in message
         assert "Traceback" not in message and message.count("\n") < 5
     label.write_bytes(whole[:100])
-    assert "00003.png" in refused(["fit", *options], capsys)
+    assert "00003.png" in refusal(main, ["fit", *options], capsys)
     label.unlink()
-    assert "1 are missing: labels/00003.png" in refused(["fit", *options], capsys)
-    assert "run `fit`" in refused(["predict", *options, "--name=other"], capsys)
+    assert "1 are missing: labels/00003.png" in refusal(main, ["fit", *options], capsys)
+    assert "run `fit`" in refusal(main, ["predict", *options, "--name=other"], capsys)
 
 
 def test_every_config_and_row_is_valid(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

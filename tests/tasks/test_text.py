@@ -23,6 +23,7 @@ from tasks.text import Text, main
 from tasks.text_curves import _by_epoch, draw_curves, write_best_epochs
 from tasks.text_curves import main as curves
 from tasks.text_metrics import TextMetrics, summarise, wilson_interval
+from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import reviews, write_imdb, write_sst2
 
 SMALL = [
@@ -40,9 +41,7 @@ CNSN = ["--model.cnsn.kind=cnsn", "--model.cnsn.crop=both", "--model.crossnorm.k
 
 
 @pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
+def own_cache(in_the_repository: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CNSN_CACHE", str(tmp_path / "cache"))
 
 
@@ -54,10 +53,6 @@ def sets(tmp_path: Path) -> list[str]:
     return [f"--data.imdb={tmp_path / 'data'}", f"--data.sst2={tmp_path / 'data' / 'SST-2'}"]
 
 
-def places(folder: Path) -> list[str]:
-    return [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]
-
-
 def last(folder: Path) -> Path:
     (path,) = (folder / "runs").glob("text/*/seed*/checkpoints/last.ckpt")
     return path
@@ -65,14 +60,6 @@ def last(folder: Path) -> Path:
 
 def load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code not in (0, None)
-    own = stop.value.code if isinstance(stop.value.code, str) else ""
-    return own + capsys.readouterr().err
 
 
 def by_hand(path: Path, folder: Path) -> list[list[float]]:
@@ -137,31 +124,13 @@ def test_fit_test_and_predict(
     assert second.startswith("negative\t")
 
 
-class Interruption(Exception):
-    pass
-
-
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
     sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*SMALL, *CNSN, *sets]
     main(["fit", *options, *places(tmp_path / "whole")])
     options += ["--save_every=1", *places(tmp_path / "parts")]
-    step = Text.training_step
-
-    def stopping(self: Text, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step in stops:
-            stops.remove(self.global_step)
-            raise Interruption
-        return step(self, batch, batch_idx)
-
-    stops = [2, 6]
-    monkeypatch.setattr(Text, "training_step", stopping)
-    for number in (0, 2):
-        with pytest.raises(Interruption):
-            main(["fit", *options, f"--data.workers={number}"])
-    main(["fit", *options])
-    assert not stops
+    stop_and_resume(monkeypatch, Text, main, ["fit", *options], {2: 0, 6: 2})
     one, two = load(last(tmp_path / "parts")), load(last(tmp_path / "whole"))
     assert one["text"] == two["text"] and len(one["text"]["history"]) == 2
     for key in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
@@ -237,7 +206,7 @@ def test_word_vectors_are_loaded_and_frozen_or_trained(
     assert record["word_vectors"]["source"] == "tiny.8d.txt"
     if frozen == "false":
         options = [*SMALL, *sets, *places(tmp_path), f"--ckpt_path={last(tmp_path)}"]
-        message = refused(["test", *options], capsys)
+        message = refusal(main, ["test", *options], capsys)
         assert "tiny.8d.txt" in message and "got random" in message and "`--data.glove`" in message
         assert len(list(read_results(tmp_path / "results" / "text.jsonl"))) == 1
 
@@ -249,7 +218,7 @@ def test_bad_input_ends_with_one_sentence(
     folder = tmp_path / "data"
 
     def message(*options: str) -> str:
-        text = refused(["fit", *base, *(options or sets)], capsys)
+        text = refusal(main, ["fit", *base, *(options or sets)], capsys)
         assert "Traceback" not in text
         return text
 
@@ -275,26 +244,26 @@ def test_bad_requests_to_predict_end_with_one_sentence(
     main(["fit", *SMALL, *sets, *places(tmp_path), "--trainer.max_epochs=1"])
     ckpt = f"--ckpt_path={last(tmp_path)}"
     file = tmp_path / "texts.txt"
-    assert "text 1" in refused(["predict", ckpt, "--text= "], capsys)
+    assert "text 1" in refusal(main, ["predict", ckpt, "--text= "], capsys)
     file.write_bytes(b"fine\n\nfine\n")
-    assert "line 2" in refused(["predict", ckpt, f"--file={file}"], capsys)
+    assert "line 2" in refusal(main, ["predict", ckpt, f"--file={file}"], capsys)
     file.write_bytes(b"fine\n\xff\n")
-    assert "line 2 to be UTF-8" in refused(["predict", ckpt, f"--file={file}"], capsys)
-    absent = refused(["predict", ckpt, f"--file={tmp_path / 'none.txt'}"], capsys)
+    assert "line 2 to be UTF-8" in refusal(main, ["predict", ckpt, f"--file={file}"], capsys)
+    absent = refusal(main, ["predict", ckpt, f"--file={tmp_path / 'none.txt'}"], capsys)
     assert "none.txt" in absent and "no such file" in absent
     file.write_bytes(b"")
-    assert "is empty" in refused(["predict", ckpt, f"--file={file}"], capsys)
-    assert "no such file" in refused(["predict", "--ckpt_path=/nowhere", "--text=a"], capsys)
+    assert "is empty" in refusal(main, ["predict", ckpt, f"--file={file}"], capsys)
+    assert "no such file" in refusal(main, ["predict", "--ckpt_path=/nowhere", "--text=a"], capsys)
     state = load(last(tmp_path))
     other = tmp_path / "other.ckpt"
     torch.save({k: v for k, v in state.items() if k != "text"}, other)
-    assert "another task" in refused(["predict", f"--ckpt_path={other}", "--text=a"], capsys)
+    assert "another task" in refusal(main, ["predict", f"--ckpt_path={other}", "--text=a"], capsys)
 
     # The same number of words, but others: weights would be looked up for the wrong words.
     state["text"]["vocabulary"][2:4] = state["text"]["vocabulary"][3:1:-1]
     torch.save(state, other)
     options = ["test", *SMALL, *sets, *places(tmp_path), f"--ckpt_path={other}"]
-    assert "its words are others" in refused(options, capsys)
+    assert "its words are others" in refusal(main, options, capsys)
 
 
 def test_metrics_equal_counting_by_hand() -> None:
