@@ -176,7 +176,7 @@ def sample_beta(beta: float, generator: torch.Generator | None = None) -> float:
     Ulrich's closed form for beta > 1/2 (Devroye 1986, "Non-Uniform Random Variate Generation",
     IX.4), Johnk's rejection below, both exact.
     """
-    if not beta > 0:
+    if not 0 < beta < math.inf:
         raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
     if beta > 0.5:
         u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()

@@ -301,7 +301,7 @@ def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
     """Raise ValueError for options that no CrossNorm can have."""
     if crop not in get_args(Crop):
         raise ValueError(f"Expected `crop` to be one of {get_args(Crop)}, but got {crop!r}.")
-    if not beta > 0:
+    if not 0 < beta < math.inf:
         raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
     if not 0.0 <= min_area < 1.0:
         raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")

@@ -10,6 +10,7 @@ What is drawn for a sample is a function of (seed, epoch, index), for a batch of
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, get_args
@@ -150,7 +151,7 @@ class _Mixing(Augmentation):
     MIX: ClassVar[Callable[..., v2.Transform]]
 
     def __init__(self, alpha: float, p: float) -> None:
-        if not alpha > 0:
+        if not 0 < alpha < math.inf:
             raise ValueError(f"Expected `alpha` to be positive, but got {alpha}.")
         if not 0 <= p <= 1:
             raise ValueError(f"Expected `p` to be in [0, 1], but got {p}.")

@@ -39,7 +39,7 @@ class AdversarySpec:
 
     def __post_init__(self) -> None:
         for name in ("weight", "steepness"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"Expected `{name}` to be 0 or more, but got {getattr(self, name)}."
                 )

@@ -11,6 +11,7 @@ A task derives its LightningModule from :class:`CNSNModule` and writes its own l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class CrossNormTraining:
             raise ValueError(f"Expected `p` to be in [0, 1], but got {self.p}.")
         if self.k < 1:
             raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
-        if not self.consistency >= 0:
+        if not 0 <= self.consistency < math.inf:
             raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
 
 

@@ -197,10 +197,12 @@ def described(path: Path) -> str:
 
 def missing_parts(path: Path, *, training: bool) -> list[str]:
     """What a file of weights lacks to be loaded as a checkpoint, or for training to go on."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     needed = ["state_dict", "global_step", "epoch", "pytorch-lightning_version"]
     if training:
         needed += ["optimizer_states", "lr_schedulers", "loops"]
+    if not zipfile.is_zipfile(path):  # of torch's older format, or safetensors: weights alone
+        return needed
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return [name for name in needed if name not in content]
 
 

@@ -15,6 +15,7 @@ Source: Sohn et al. 2020, https://arxiv.org/abs/2001.07685, and its released cod
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -107,9 +108,9 @@ class FixMatch(CNSNModule):
     ) -> None:
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"Expected `threshold` to be in [0, 1], but got {threshold}.")
-        if not weight >= 0:
+        if not 0 <= weight < math.inf:
             raise ValueError(f"Expected `unlabelled_weight` to be 0 or more, but got {weight}.")
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"Expected `temperature` to be positive, but got {temperature}.")
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"Expected `ema_decay` to be in [0, 1), but got {decay}.")

@@ -10,6 +10,7 @@ Recipe: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its releas
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Segmentation(CNSNModule):
         seed: int = 0,
     ) -> None:
         for name, value in (("auxiliary", auxiliary), ("pictures", pictures)):
-            if not value >= 0:
+            if not 0 <= value < math.inf:
                 raise ValueError(f"Expected `{name}` to be 0 or more, but got {value}.")
         if crossnorm.consistency:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -44,7 +45,7 @@ class EvaluationSpec:
             raise ValueError(f"Expected `window` to be at least 1, but got {self.window}.")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"Expected `overlap` to be in [0, 1), but got {self.overlap}.")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"Expected `scales` to be positive factors, but got {self.scales}.")
 
     def __str__(self) -> str:

@@ -154,6 +154,9 @@ def by_hand() -> list[Mistake]:
             ([CN, "--model.cnsn.stages=[9]"], ["stages", "9"]),
             ([CN, "--model.cnsn.image=true", "--model.cnsn.cn_position=pre"], ["image", "pre"]),
             ([CN, "--model.crossnorm.k=99"], ["crossnorm.k", "99", "at most"]),
+            ([CN, "--model.cnsn.beta=.inf"], ["beta", "inf", "positive"]),
+            (["--model.crossnorm.consistency=1e999"], ["consistency", "inf", "0 or more"]),
+            (["--model.augmix=.inf"], ["augmix", "inf", "0 or more"]),
             (["--model.crossnorm.p=1.5"], ["p", "1.5", "[0, 1]"]),
             (["--model.weights=No_Weights.V1"], ["weights", "No_Weights.V1", "ResNet50_Weights"]),
             (["--model.official=/nowhere.pth"], ["/nowhere.pth", "no such file"]),
@@ -234,6 +237,8 @@ def by_hand() -> list[Mistake]:
         ],
         "fixmatch": [
             (["--model.threshold=1.5"], ["threshold", "1.5", "[0, 1]"]),
+            (["--model.temperature=.inf"], ["temperature", "inf", "positive"]),
+            (["--model.unlabelled_weight=.inf"], ["unlabelled_weight", "inf", "0 or more"]),
             (["--model.temperature=0"], ["temperature", "0", "positive"]),
             (["--model.ema_decay=1"], ["ema_decay", "1", "[0, 1)"]),
             (["--model.crossnorm.consistency=1"], ["consistency", "1", "0"]),

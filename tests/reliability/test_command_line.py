@@ -66,6 +66,7 @@ def damaged(last: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     broken = {**last["state_dict"], first: last["state_dict"][first] * float("nan")}
     return {
         "weights": (last["state_dict"], "lacks state_dict, global_step"),
+        "older": (last["state_dict"], "lacks state_dict, global_step"),
         "entry": ({"state_dict": last["state_dict"]}, "weights alone are what `--model.weights`"),
         "nan": ({**last, "state_dict": broken}, f"NaN or infinity, {first} among them"),
         "untrained": (
@@ -84,7 +85,7 @@ def test_what_is_no_checkpoint_to_train_from_is_refused(
     cases = damaged(checkpoint(tmp_path))
     for name, (content, said) in cases.items():
         path = tmp_path / f"{name}.ckpt"
-        torch.save(content, path)
+        torch.save(content, path, _use_new_zipfile_serialization=name != "older")
         command = ["fit", *options("text", data, tmp_path / name), f"--ckpt_path={path}"]
         process = warm.run("text", command)
         assert process.code == 1, process.output()
