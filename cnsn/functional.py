@@ -179,11 +179,11 @@ def sample_beta(beta: float, generator: torch.Generator | None = None) -> float:
     if not 0 < beta < math.inf:
         raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
     if beta > 0.5:
-        u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        u, v = torch.rand(2, generator=generator, dtype=torch.float64, device="cpu").tolist()
         radius = math.sqrt(1.0 - u ** (2.0 / (2.0 * beta - 1.0)))
         return 0.5 + 0.5 * radius * math.cos(2.0 * math.pi * v)
     for _ in range(MAX_TRIES):
-        u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        u, v = torch.rand(2, generator=generator, dtype=torch.float64, device="cpu").tolist()
         x, y = u ** (1.0 / beta), v ** (1.0 / beta)
         if 0.0 < x + y <= 1.0:
             return x / (x + y)
@@ -216,7 +216,7 @@ def sample_box(
         side = sample_beta(beta, generator)
         if min(height, width) > 1:  # A sequence has one side to cut, a map two.
             side = math.sqrt(side)
-        centre = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        centre = torch.rand(2, generator=generator, dtype=torch.float64, device="cpu").tolist()
         top, bottom = _clipped_interval(int(centre[0] * height), int(height * side), height)
         left, right = _clipped_interval(int(centre[1] * width), int(width * side), width)
         area = (bottom - top) * (right - left)

@@ -146,7 +146,8 @@ def crossnorm_active(
             f"Expected `k` to be from 0 to {len(sites)}, the number of CrossNorm sites, "
             f"but got {k}."
         )
-    chosen = [sites[i] for i in torch.randperm(len(sites), generator=generator)[:k].tolist()]
+    order = torch.randperm(len(sites), generator=generator, device="cpu")
+    chosen = [sites[i] for i in order[:k].tolist()]
     before = [(site.active, site.generator, site.partner, site.rows) for site in chosen]
     try:
         for site in chosen:

@@ -152,7 +152,7 @@ class CrossNorm(nn.Module):
 
     def _draw_order(self, n: int) -> Tensor:
         if self.partner is None:
-            return torch.randperm(n, generator=self.generator)
+            return torch.randperm(n, generator=self.generator, device="cpu")
         if self.partner.shape != (n,):
             raise ValueError(
                 f"Expected `partner` to hold one index for each of {n} maps, "

@@ -110,3 +110,16 @@ def test_eval_mode_is_never_touched(net: torch.nn.Module) -> None:
     expected = net.eval()(x)
     with crossnorm_active(net, 6):
         assert torch.equal(net(x), expected)
+
+
+def test_draws_do_not_depend_on_the_default_device(net: torch.nn.Module) -> None:
+    x = torch.randn(4, 3, 8, 8)
+
+    def outcome() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        with crossnorm_active(net, 3, generator):
+            return net(x)
+
+    expected = outcome()
+    with torch.device("meta"):
+        assert torch.equal(outcome(), expected)
