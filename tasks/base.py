@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from data.randomness import derive_seed, generator_for
+from tasks.memory_format import use_memory_format
 from tasks.optim import OptimizerSpec, build_optimizer, decay_groups
 from tasks.weights import holds_layers
 
@@ -124,7 +125,7 @@ class CNSNModule(L.LightningModule):
                 f"but got {crossnorm.k}."
             )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.memory_format)
+        use_memory_format(self.network, self.memory_format)
         # Compiled in place, so that names in checkpoints stay as they are.
         if compile:
             self.network.compile()
