@@ -175,6 +175,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("expected --jobs and --seeds to be at least 1, and --retries at least 0")
     if args.tflops <= 0 or (args.check is not None and not args.check >= 0):
         parser.error("expected --tflops to be positive, and --check to be 0 or more")
+    if missing := [path for path in args.config if not Path(path).is_file()]:
+        parser.error(f"expected --config to be YAML files, but there is none at {missing[0]}")
     args.print = args.print or args.check is not None
     if args.table == "all" and not (args.list or args.print):
         parser.error(

@@ -28,6 +28,7 @@ from data.images import (
     EvaluationSets,
     Group,
     ImageTensor,
+    check_statistics,
     fingerprint,
     flip_and_shift,
     jitter_colours,
@@ -129,7 +130,7 @@ class ImageClassificationData(ResumableDataModule):
         self.augment = tuple(augment)
         self.corruptions = tuple(corruptions)
         self.resident = resident
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = check_statistics(mean, std)
         self._train: ImageTensor | None = None
         self._test: Arrays | None = None
         self._groups: TestConditions | None = None

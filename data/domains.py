@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from data.domain_folders import Files, domains_root, pair_of, title_of
 from data.domain_images import centre_crop, crop_and_flip, read_images
-from data.images import ImageTensor, normalise
+from data.images import ImageTensor, check_statistics, normalise
 from data.loading import (
     Batch,
     NumberedLoader,
@@ -157,7 +157,7 @@ class DomainPair(ResumableDataModule):
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         self.seed = seed
         self.resize, self.crop, self.min_area = resize, crop, min_area
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = check_statistics(mean, std)
         # Already here, so that wrong names are refused before a network is built.
         self.files = pair_of(self.root, source, target)
         self.classes = tuple(self.files[0])

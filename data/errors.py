@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["DataNotFoundError", "SampleError", "quoted"]
+__all__ = ["NO_DATA", "DataNotFoundError", "SampleError", "quoted"]
+
+NO_DATA = 66  # exit code where a data set is missing (sysexits' EX_NOINPUT)
 
 
 class DataNotFoundError(FileNotFoundError):

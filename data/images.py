@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ __all__ = [
     "Group",
     "ImageTensor",
     "by_channel",
+    "check_statistics",
     "fingerprint",
     "flip_and_shift",
     "jitter_colours",
@@ -122,6 +124,25 @@ def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 def by_channel(values: Sequence[float], device: torch.device) -> Tensor:
     """float32 (1, C, 1, 1); copied to the device once, because a copy waits for it."""
     return _by_channel(tuple(values), device)
+
+
+def check_statistics(
+    mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The two of a normalisation, as they are kept.
+
+    Raises:
+        ValueError: they are not of three channels, or no image can be divided by `std`.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise ValueError(
+                f"Expected `{name}` to be three numbers, for red, green and blue, but got "
+                f"{list(values)}."
+            )
+    if min(std) <= 0:
+        raise ValueError(f"Expected `std` to be positive, but got {list(std)}.")
+    return tuple(mean), tuple(std)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

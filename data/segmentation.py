@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.errors import DataNotFoundError
-from data.images import normalise
+from data.images import check_statistics, normalise
 from data.loading import Batch, ResumableDataModule, TrainLoader, process_rank
 from data.randomness import derive_seed
 from data.segmentation_labels import CLASSES
@@ -137,7 +137,7 @@ class SourceAndTarget(ResumableDataModule):
         self.seed = seed
         self.pad, self.verify = pad, verify
         self.predict_root = None if predict_root is None else Path(predict_root).expanduser()
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = check_statistics(mean, std)
         self.transform = JointTransform(
             crop_size,
             scale=(scale[0], scale[1]),

@@ -19,7 +19,7 @@ import numpy as np
 
 from data.errors import DataNotFoundError, quoted
 
-__all__ = ["WordVectors", "read_glove"]
+__all__ = ["WordVectors", "find_glove", "read_glove"]
 
 # Bytes of a line, at most; the published files stay below a hundredth of it.
 LONGEST_WORD, LONGEST_NUMBER = 1 << 16, 64
@@ -54,6 +54,22 @@ class WordVectors(NamedTuple):
         return float(weights[self.known].sum() / max(weights.sum(), 1))
 
 
+def find_glove(path: str | Path) -> Path:
+    """The file of word vectors.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"Expected word vectors at {path}, but there is no such file. Fetch GloVe with `python "
+            f"-m data.prepare glove --root {path.parent}`, or leave `--data.glove` out to start "
+            "from random vectors."
+        )
+    return path
+
+
 def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVectors:
     """The vectors of `words` from a .txt, .txt.gz or .zip file; the first of equal lines counts.
 
@@ -67,13 +83,7 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
         ValueError: another dimension, a malformed line (named), a damaged file, or no word in
             common with the vocabulary.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataNotFoundError(
-            f"Expected word vectors at {path}, but there is no such file. Fetch GloVe with `python "
-            f"-m data.prepare glove --root {path.parent}`, or leave `--data.glove` out to start "
-            "from random vectors."
-        )
+    path = find_glove(path)
     place = {word.encode(): number for number, word in enumerate(words)}
     vectors = np.zeros((len(words), dimension), np.float32)
     known = np.zeros(len(words), bool)

@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -34,6 +35,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnsn.checkpoint import key_report, read_state_dict
+from data.errors import NO_DATA, DataNotFoundError
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import (
     ExactResume,
@@ -618,6 +620,17 @@ def _own_words(error: Exception) -> str:
     return ours[0] if ours and "Union subtypes" in lines[0] else text
 
 
+def _unknown_metric(error: Exception) -> str | None:
+    """What to say where a callback waits for a metric that is never logged; None if it is not so.
+
+    Which there are is known after the first validation.
+    """
+    found = re.match(r"Early stopping conditioned on metric `(.*?)` .* following: (.*)", str(error))
+    if found is None:
+        return None
+    return f"Expected EarlyStopping's `monitor` to be one of {found[2]}, but got `{found[1]}`."
+
+
 def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
     torch.set_float32_matmul_precision("high")
@@ -626,10 +639,18 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     end_with_parent()
     try:
         TaskCLI(model_class, task, args)
-    except (ValueError, OSError, TypeError, MisconfigurationException) as error:
+    except (ValueError, OSError, TypeError, MisconfigurationException, RuntimeError) as error:
+        unknown = isinstance(error, RuntimeError)
+        words = _unknown_metric(error) if unknown else _own_words(error)
+        if words is None:
+            raise
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(f"error: {' '.join(_own_words(error).split())}")
+        words = f"error: {' '.join(words.split())}"
+        if isinstance(error, DataNotFoundError):
+            print(words, file=sys.stderr)
+            sys.exit(NO_DATA)
+        sys.exit(words)
     finally:
         # A next command in this process chooses its own fresh directory.
         os.environ.pop(RunDirectory.VARIABLE, None)

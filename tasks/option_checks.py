@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
+
+from jsonargparse import Namespace
 
 __all__ = ["check_options", "check_sections"]
 
 LARGEST = 2**31 - 1  # of a count: beyond it torch's numbers end
+LARGEST_FLOAT = 3.4e38  # of float32, in which networks are trained
+LARGEST_WHOLE = 2**63 - 1
+LONGEST_NAME = 200  # characters; a file system allows 255 bytes of a part
 # Images arrive in float32, and a step of float16 weights is lost to rounding.
 NOT_MIXED = ("64", "64-true", "16-true", "bf16-true")
 
@@ -28,20 +35,23 @@ def check_options(config: Any, subcommand: str) -> None:
     _check_run(config)
     _check_length(config.trainer, open_ends=(None, -1) if subcommand == "fit" else (-1,))
     _check_trainer(config.trainer)
+    for section in ("model", "data"):
+        _check_sizes(section, config.get(section).as_dict())
+    _check_workers(config.get("data.init_args.workers"))
 
 
-def check_sections(config: Any, task: type) -> None:
-    """Refuse a value where a group of options stands.
+def check_sections(config: Any, task: Any) -> None:
+    """Refuse a value where a group of options stands, and null where a value must.
 
     Args:
         config: of one subcommand.
         task: the class whose parameters the section `model` has; dataclasses are groups.
 
     Raises:
-        ValueError: the message names the group and the value.
+        ValueError: the message names the group or option, and the value.
     """
     groups = [(name, config.get(name)) for name in ("trainer", "model", "data")]
-    hints = get_type_hints(task.__init__)  # type: ignore[misc]
+    hints = get_type_hints(task.__init__)
     nested = [name for name, hint in hints.items() if is_dataclass(hint)]
     groups += [(f"model.{name}", config.get(f"model.{name}")) for name in nested]
     for name, value in groups:
@@ -49,6 +59,9 @@ def check_sections(config: Any, task: type) -> None:
             raise ValueError(
                 f"Expected `{name}` to hold options, as key: value, but got {_shown(value)}."
             )
+    linked = {target for _, target, _ in task.LINKS} | {"data.init_args.seed"}
+    for name in ("model.network", "data"):
+        _check_nulls(name, config.get(name), linked)
 
 
 def _check_run(config: Any) -> None:
@@ -64,8 +77,64 @@ def _check_run(config: Any) -> None:
             f"Expected `name` to be a folder's name such as a or a/b/c, but got {name!r}: runs lie "
             "below `--runs`."
         )
+    if len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"Expected `name` to have at most {LONGEST_NAME} characters, but got {len(name)}: "
+            f"{name[:40]}..."
+        )
     if config.save_every < 0:
         raise ValueError(f"Expected `save_every` to be 0 or more, but got {config.save_every}.")
+
+
+def _check_sizes(section: str, options: Any) -> None:
+    """Refuse numbers that no tensor holds, wherever they stand."""
+    for key, value in _numbers(section, options):
+        whole = isinstance(value, int)
+        largest = LARGEST_WHOLE if whole else LARGEST_FLOAT
+        if math.isnan(value) or largest < abs(value) < math.inf:
+            # What is infinite is for each option to judge.
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(
+                f"Expected `{key}` to be {kind} of at most {largest}, but got {value}."
+            )
+
+
+def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    """Every number among nested options, with its key."""
+    if isinstance(value, int | float):
+        yield key, value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers(key, part)
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _numbers(key if name == "init_args" else f"{key}.{name}", part)
+
+
+def _check_nulls(key: str, chosen: Any, linked: set[str]) -> None:
+    """Refuse null for an option of a chosen class that has no such value: parsers let it pass."""
+    module, _, name = chosen.class_path.rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    try:
+        hints = get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
+    except NameError:  # of a class from elsewhere that names types it does not import
+        return
+    for name, value in vars(chosen.get("init_args") or Namespace()).items():
+        hint = hints.get(name, Any)
+        known = hint is not Any and f"{key}.init_args.{name}" not in linked
+        if value is None and known and type(None) not in (hint, *get_args(hint)):
+            kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            raise ValueError(f"Expected `{key}.{name}` to be of type {kind}, but got null.")
+
+
+def _check_workers(workers: Any) -> None:
+    """Too many processes bring a machine to a standstill before anything can be said."""
+    most = max(64, 8 * (os.cpu_count() or 1))
+    if isinstance(workers, int) and workers > most:
+        raise ValueError(
+            f"Expected `data.workers` to be at most {most} on this machine, but got {workers}: "
+            "they are processes, and one or two for each core read as fast."
+        )
 
 
 def _check_length(trainer: Any, open_ends: tuple[int | None, ...]) -> None:

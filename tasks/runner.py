@@ -21,12 +21,15 @@ from typing import Any
 
 from filelock import BaseFileLock, Timeout
 
+from data.errors import NO_DATA
 from tasks.table_runs import Places, Run, State, finished_runs, row_states, runs_of
 
 __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_submit"]
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130
+# Exit codes after which another attempt would end the same way.
+HOPELESS = {NO_DATA: "failed, as its data are missing", 2: "failed, as its options are refused"}
 # The first is ignored by what a shell starts in the background, until it is handled.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds to try a lock for: whoever looks whether it is held holds it for an instant.
@@ -155,7 +158,9 @@ def _attempts(run: Run, gpu: str | None, workers: int, retries: int, processes: 
             for attempt in range(1 + retries):
                 _say(f"{run.title}: {'running' if attempt == 0 else 'trying again'}")
                 code = _train_and_test(run, gpu, workers, processes)
-                if code == 0 or _was_stopped(code) or processes.stopped.is_set():
+                if code == 0 or code in HOPELESS or _was_stopped(code):
+                    break
+                if processes.stopped.is_set():
                     break
             _say(f"{run.title}: {_outcome(run, code, workers)}")
             return code
@@ -205,7 +210,8 @@ def _outcome(run: Run, code: int, workers: int) -> str:
         return "done"
     if _was_stopped(code):
         return "stopped; the same command continues it"
-    return f"failed, see {run.log}" if workers > 1 else "failed"
+    why = HOPELESS.get(code, "failed")
+    return f"{why}, see {run.log}" if workers > 1 else why
 
 
 def _say(line: str) -> None:

@@ -26,6 +26,7 @@ from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from cnsn.nets.text_cnn import TextNetwork
 from data.text import IMDbToSST2
+from data.text_glove import find_glove
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_test_sets
 from tasks.metrics import reliability
@@ -85,6 +86,11 @@ class Text(CNSNModule):
                 "Expected `--data.glove` with `freeze_embedding`, but got none: random word "
                 "vectors must be trained."
             )
+
+    def check_data(self, data: Any) -> None:
+        super().check_data(data)
+        if data.glove is not None:
+            find_glove(data.glove)
 
     def setup(self, stage: str) -> None:
         network: Any = self.network

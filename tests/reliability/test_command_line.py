@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.errors import NO_DATA
 from tasks.results import read_results
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import checkpoint, options, run_directory, succeeded
@@ -148,3 +149,20 @@ def test_a_callback_that_may_act_makes_another_run(
     stops = "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: val/error}}]"
     assert "This run is finished" not in succeeded(warm.run("text", [*command, stops]))
     assert len(list(tmp_path.glob("runs/*/*/seed*"))) == 2
+
+
+def test_a_metric_that_is_never_logged_and_missing_data(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: val/none}}"
+    command = ["fit", *options("text", data, tmp_path, f"--trainer.callbacks=[{stopping}]")]
+    process = warm.run("text", command)
+    assert process.code == 1 and "Traceback" not in process.output()
+    for word in ("error: Expected EarlyStopping", "`val/none`", "`val/error`", "`val/sst2_error`"):
+        assert word in process.output()
+    for where, said in (("imdb", "Expected IMDb's reviews"), ("glove", "Expected word vectors")):
+        missing = f"--data.{where}={tmp_path / 'no'}"
+        process = warm.run("text", ["fit", *options("text", data, tmp_path / "other", missing)])
+        assert process.code == NO_DATA and "Traceback" not in process.output()
+        assert f"error: {said}" in process.output()
+        assert not (tmp_path / "other").exists()

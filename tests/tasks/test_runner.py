@@ -31,7 +31,7 @@ with open(pathlib.Path(folder, "attempts"), "a") as file:
     file.write(title + "\\n")
 if n:
     left.write_text(str(n - 1))
-    sys.exit(1)
+    sys.exit(n if n in (2, 66) else 1)
 sys.path.insert(0, ".")
 from tasks.results import append_result
 record = {"name": name, "config_hash": digest, "seed": int(seed), "dataset": "d"}
@@ -106,6 +106,15 @@ def test_a_failed_run_is_tried_again_then_reported(
     assert run_all(runs[1:2], jobs=1, gpus=[], retries=1) == ["toys/Net/SN, seed 0"]
     assert len(attempts(tmp_path)) == 4 and states(runs[1:2]) == ["failed"]
     assert "trying again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("code", "why"), [(66, "data are missing"), (2, "options are refused")])
+def test_what_no_attempt_mends_is_tried_once(
+    tmp_path: Path, runs: list[Run], capsys: pytest.CaptureFixture[str], code: int, why: str
+) -> None:
+    (tmp_path / "failures").write_text(str(code))
+    assert run_all(runs[:1], jobs=1, gpus=[], retries=3) == ["toys/Net/CN, seed 0"]
+    assert len(attempts(tmp_path)) == 1 and why in capsys.readouterr().out
 
 
 def test_two_runners_never_train_one_run(tmp_path: Path, runs: list[Run]) -> None:
@@ -309,6 +318,9 @@ def test_bad_rows_and_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         reproduce.main(["all"])
     assert "say which table" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        reproduce.main(["quickstart", "--list", "--config", "missing.yaml"])
+    assert "there is none at missing.yaml" in capsys.readouterr().err
     assert reproduce.main(["quickstart", "--rows", "CNN"]) == 2
     assert "baseline, CN, SN" in capsys.readouterr().err
 
