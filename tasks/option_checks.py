@@ -20,6 +20,41 @@ LARGEST_WHOLE = 2**63 - 1
 LONGEST_NAME = 200  # characters; a file system allows 255 bytes of a part
 # Images arrive in float32, and a step of float16 weights is lost to rounding.
 NOT_MIXED = ("64", "64-true", "16-true", "bf16-true")
+# Numbers that Lightning takes and stumbles over later, or turns into something else in silence.
+NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "accumulate_grad_batches": (lambda n: 1 <= n <= LARGEST, f"at least 1 and at most {LARGEST}"),
+    "check_val_every_n_epoch": (lambda n: n >= 1, "at least 1"),
+    "val_check_interval": (
+        lambda n: not isinstance(n, int | float) or n > 0,
+        "a part of an epoch in (0, 1], or a number of batches from 1",
+    ),
+    "gradient_clip_val": (lambda x: 0 <= x < math.inf, "0 or more and finite, or null"),
+    "log_every_n_steps": (lambda n: n >= 0, "0 or more"),
+}
+# Lightning's callbacks after which a stopped run ends with other weights, and what serves instead.
+NOT_EXACT = {
+    "StochasticWeightAveraging": "EMAWeightAveraging",
+    "GradientAccumulationScheduler": "`trainer.accumulate_grad_batches`",
+}
+# Options of Lightning that a run here has no use for, and what serves instead.
+LEFT_ALONE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "max_time": (
+        (None,),
+        "the learning rate follows from how many steps a run has. Stop it by SIGTERM, as "
+        "`timeout 2h` sends it, and the same command resumes",
+    ),
+    "overfit_batches": ((0.0,), "use `trainer.limit_train_batches`"),
+    "use_distributed_sampler": (
+        (False,),
+        "the data share themselves out over processes, in an order that is a function of the seed",
+    ),
+    "reload_dataloaders_every_n_epochs": (
+        (0,),
+        "every epoch has its own order without it, and with it a run would not resume exactly",
+    ),
+    "barebones": ((False,), "a run is logged and saved"),
+    "enable_checkpointing": ((None, True), "a run is saved"),
+}
 
 
 def check_options(config: Any, subcommand: str) -> None:
@@ -189,40 +224,3 @@ def _shown(value: Any) -> str:
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
-
-
-# Numbers that Lightning takes and stumbles over later, or turns into something else in silence.
-NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "accumulate_grad_batches": (lambda n: 1 <= n <= LARGEST, f"at least 1 and at most {LARGEST}"),
-    "check_val_every_n_epoch": (lambda n: n >= 1, "at least 1"),
-    "val_check_interval": (
-        lambda n: not isinstance(n, int | float) or n > 0,
-        "a part of an epoch in (0, 1], or a number of batches from 1",
-    ),
-    "gradient_clip_val": (lambda x: 0 <= x < math.inf, "0 or more and finite, or null"),
-    "log_every_n_steps": (lambda n: n >= 0, "0 or more"),
-}
-# Lightning's callbacks after which a stopped run ends with other weights, and what serves instead.
-NOT_EXACT = {
-    "StochasticWeightAveraging": "EMAWeightAveraging",
-    "GradientAccumulationScheduler": "`trainer.accumulate_grad_batches`",
-}
-# Options of Lightning that a run here has no use for, and what serves instead.
-LEFT_ALONE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "max_time": (
-        (None,),
-        "the learning rate follows from how many steps a run has. Stop it by SIGTERM, as "
-        "`timeout 2h` sends it, and the same command resumes",
-    ),
-    "overfit_batches": ((0.0,), "use `trainer.limit_train_batches`"),
-    "use_distributed_sampler": (
-        (False,),
-        "the data share themselves out over processes, in an order that is a function of the seed",
-    ),
-    "reload_dataloaders_every_n_epochs": (
-        (0,),
-        "every epoch has its own order without it, and with it a run would not resume exactly",
-    ),
-    "barebones": ((False,), "a run is logged and saved"),
-    "enable_checkpointing": ((None, True), "a run is saved"),
-}

@@ -99,6 +99,6 @@ def _made_by(lines: list[dict[str, Any]]) -> str:
     commits = ", ".join(sorted({line["commit"] or "unknown" for line in lines}))
     several = "s" if "," in commits else ""
     return (
-        f"{machines}. Made by `python -m tests.reliability.soak --record results` at "
-        f"commit{several} {commits}."
+        f"{machines}. Made by `python -m tests.reliability.soak --record results`, or with some of "
+        f"the tasks named, at commit{several} {commits}."
     )
