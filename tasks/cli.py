@@ -64,7 +64,6 @@ from tasks.results import (
     PRETRAINED,
     append_result,
     check_writable,
-    environment,
     last_epoch_of,
 )
 from tasks.run_directory import (
@@ -76,6 +75,7 @@ from tasks.run_directory import (
     recipe_of,
 )
 from tasks.speed import SpeedMonitor, in_words
+from tasks.trained_in import TrainedIn
 
 __all__ = ["TaskCLI", "expected_recipe", "run"]
 
@@ -92,6 +92,7 @@ class TaskCLI(LightningCLI):
         self.built = False  # until then, what goes wrong is in the options
         self.timer = Timer(verbose=False)
         self.speed = SpeedMonitor()
+        self.trained_in = TrainedIn()
         try:
             self._begin(model_class, args)
         except Exception as error:
@@ -355,9 +356,9 @@ class TaskCLI(LightningCLI):
         return trainer
 
     def _checkpoint_callbacks(self) -> list[L.Callback]:
-        recipe = RecipeInCheckpoint(self.recipe)
+        told: list[L.Callback] = [RecipeInCheckpoint(self.recipe), self.trained_in]
         if self.subcommand != "fit":
-            return [recipe]
+            return told
         folder = str(self.directory.checkpoints)
         options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
         callbacks: list[L.Callback] = []
@@ -375,7 +376,7 @@ class TaskCLI(LightningCLI):
         self.numbers = WatchNumbers(policy, self.directory.last)
         stop = SaveOnInterruption(self.directory.last)
         watches = [ExactResume(), self.numbers, WatchClasses(), stop]
-        return [*callbacks, recipe, self.timer, *watches]
+        return [*callbacks, *told, self.timer, *watches]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -461,6 +462,7 @@ class TaskCLI(LightningCLI):
                 rank_zero_info(f"Trained at {in_words(self.speed.trained)}.")
             if self.numbers.skipped:
                 record["skipped"] = self.numbers.skipped
+            record["trained"] = self.trained_in.trained
             self.directory.finish(record)
             rank_zero_info(f"Finished: {self.directory.path}")
 
@@ -492,8 +494,11 @@ class TaskCLI(LightningCLI):
             **model.metrics,
             "seconds": round(time.monotonic() - self.started, 1),
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **environment(self.trainer.strategy.root_device),
+            **self.trained_in.here,
         }
+        if self.trained_in.trained:
+            record["trained"] = self.trained_in.trained  # as the weights themselves tell
+            (record.get("finished") or {}).pop("trained", None)
         if self.speed.tested is not None:
             record["speed"] = self.speed.tested
             rank_zero_info(f"Tested at {in_words(self.speed.tested)}.")

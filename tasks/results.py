@@ -5,21 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
-import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 __all__ = [
     "FORMAT",
     "PRETRAINED",
     "append_result",
     "check_writable",
-    "environment",
     "fault_of",
     "is_final",
     "last_epoch_of",
@@ -55,6 +50,7 @@ OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
     "labelled_draw": str,
     "n_labelled": int,
     "time": str,
+    "trained": list,
     "unit": str,
 }
 
@@ -160,6 +156,7 @@ def _parts(record: Record) -> dict[str, bool]:
         "conditions": all(map(_is_condition, record.get("conditions", []))),
         "corruptions": all(isinstance(name, str) for name in record.get("corruptions", [])),
         "finished": _is_number(finished.get("seconds", 0)),
+        "trained": all(map(_is_environment, record.get("trained", []))),
         "labelled_draw": ("n_labelled" in record) == ("labelled_draw" in record),
     }
 
@@ -167,6 +164,10 @@ def _parts(record: Record) -> dict[str, bool]:
 def _is_condition(value: Any) -> bool:
     named = isinstance(value, dict) and isinstance(value.get("corruption"), str)
     return named and _is_number(value.get("error"))
+
+
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("commit"), str | None)
 
 
 def _is_number(value: Any) -> bool:
@@ -195,40 +196,3 @@ def is_final(record: Record, metric: str, *, selection: str = "last epoch") -> b
     """
     whole = metric in record.get("summary", {}) and "limited" not in record
     return record.get("selection") == selection and whole
-
-
-def environment(used: torch.device) -> Record:
-    """Versions, commit and machine that a result came from; `used` is the device it ran on."""
-    import lightning
-    import torchvision
-
-    device = torch.cuda.get_device_name(used) if used.type == "cuda" else platform.machine()
-    return {
-        "commit": git_commit(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit that runs, with "+" where the code differs from it; None outside a checkout.
-
-    What runs write, results/ and the README made from it, is no difference.
-    """
-    written = (":!results", ":!README.md")
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
-    return None if commit is None else commit + ("+" if changes else "")
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,41 @@ def provenance(table: Table, runs: Runs) -> str:
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
     if tested:
         text += f"Corruptions, each at 5 severities: {', '.join(tested)}. ECE: 15 bins. "
-    return text + f"Commit: {each([r.get('commit') for r in records])}."
+    return text + made_by(records)
+
+
+def made_by(records: Sequence[Record]) -> str:
+    """Commits and machines of the training, and the test's commits where they are others.
+
+    A line that does not say where it was trained, as older ones, has its test's commit alone.
+    """
+
+    def each(values: Iterable[str | None], between: str = ", ") -> str:
+        return between.join(sorted({value or "unknown" for value in values}))
+
+    commits: list[str | None] = []
+    others: list[str | None] = []
+    trainings: list[Record] = []
+    for record in records:
+        tested = record.get("commit")
+        own = [e.get("commit") for e in record.get("trained", [{"commit": tested}])]
+        commits += own
+        others += [tested] if tested not in own else []
+        trainings += record.get("trained", [])
+    text = f"Commit: {each(commits)}"
+    text += f"; tested by {each(others)}" if others else ""
+    machines = map(_machine, trainings)
+    return text + (f". Trained on: {each(machines, '; ')}." if trainings else ".")
+
+
+def _machine(environment: Record) -> str | None:
+    """What digits depend on beside the code; None where it is not known."""
+    names = ("processor", "device", "instructions", "torch", "threads")
+    if any(name not in environment for name in names):
+        return None
+    model, device, instructions, torch, threads = (environment[name] for name in names)
+    some = f"{threads} thread{'' if threads == 1 else 's'}"
+    return f"{model} ({device}, {instructions}, {some}, torch {torch})"
 
 
 def render(table: Table, dataset: str, runs: Runs) -> dict[str, str]:

@@ -178,6 +178,8 @@ def test_bad_lines_are_named_and_passed_over(
         ("n_labelled", 40),
         ("labelled_draw", "1a"),
         ("recipe", {"trainer": None}),
+        ("trained", {"commit": "a"}),
+        ("trained", [{"commit": 1}]),
     ],
 )
 def test_a_line_that_no_table_can_be_made_from_hides_no_other(

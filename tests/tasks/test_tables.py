@@ -67,6 +67,29 @@ def test_numbers_stand_beside_the_reported_ones(tmp_path: Path) -> None:
     assert f"| round | {mean - 10:.1f} ± {std:.1f} |" in text and "c0ffee" in text
 
 
+def test_a_table_says_what_trained_its_numbers(tmp_path: Path) -> None:
+    def trained(*commits: str) -> list[dict[str, Any]]:
+        machine = {"processor": "EPYC", "device": "x86_64", "instructions": "AVX2", "torch": "2.9"}
+        return [{**machine, "threads": 1 + (c == "b"), "commit": c} for c in commits]
+
+    def text(*more: dict[str, Any]) -> str:
+        (tmp_path / "toy.jsonl").unlink(missing_ok=True)
+        for seed, fields in enumerate(more):
+            append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", seed, 0.2, **fields))
+        write_tables(table(), tmp_path)
+        return (tmp_path / "shapes.md").read_text()
+
+    one = "EPYC (x86_64, AVX2, 1 thread, torch 2.9)"
+    assert "last epoch. Commit: c0ffee.\n" in text({})  # as before lines said it
+    assert f" Commit: c0ffee. Trained on: {one}.\n" in text({"trained": trained("c0ffee")})
+    assert f" Commit: a; tested by c0ffee. Trained on: {one}.\n" in text({"trained": trained("a")})
+    resumed = text({}, {"trained": trained("a", "b"), "commit": "b"}, {"trained": [{}]})
+    two = one.replace("1 thread", "2 threads")
+    # The third line's commit is no training's, although it is the first line's.
+    said = f" Commit: a, b, c0ffee, unknown; tested by c0ffee. Trained on: {one}; {two}; unknown.\n"
+    assert said in resumed
+
+
 def test_few_labels_are_said(tmp_path: Path) -> None:
     draw = {"n_labelled": 4, "labelled_draw": "cafe", "finished": {"steps": 60}}
     append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", 0, 0.2, **draw))
