@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from data.augmentations import Augmentation, check_order
 from data.cifar import SETS, CIFARName, is_original, read_cifar
-from data.corrupted_set import open_corrupted, origin_of
+from data.corrupted_set import GENERATOR, made_by, open_corrupted, origin_of
 from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import (
@@ -429,6 +429,10 @@ class Digits(ImageClassificationData):
         images, labels = np.ascontiguousarray(images[order]), labels[order]
         cut = self.TRAIN
         return (images[:cut], labels[:cut]), (images[cut:], labels[cut:])
+
+    def describe(self) -> dict[str, Any]:
+        made = {"corrupted": made_by(GENERATOR, self.CORRUPTION_SEED)} if self.corruptions else {}
+        return {**super().describe(), **made}
 
     def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
         images = torch.from_numpy(test[0]).permute(0, 3, 1, 2).contiguous()

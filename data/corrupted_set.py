@@ -24,12 +24,12 @@ from data.images import fingerprint
 from data.processes import worker_pool
 from data.records import read_record, write_record
 
-__all__ = ["open_corrupted", "origin_of", "write_corrupted"]
+__all__ = ["GENERATOR", "made_by", "open_corrupted", "origin_of", "write_corrupted"]
 
 SEVERITIES = 5
 RECORD = "corrupted.json"
 # Raised whenever the generator makes other pixels, so that two versions never mix in a folder.
-GENERATOR = 2
+GENERATOR = 3
 CHUNK = 250
 MIN_IMAGES_FOR_PROCESSES = 20_000
 
@@ -214,7 +214,12 @@ def origin_of(root: Path, images: np.ndarray, labels: np.ndarray) -> str:
             f"Expected {root} to be made from this test set, but its {RECORD} names other images: "
             "give the matching folder by --data.corrupted, or make it anew in an empty one."
         )
-    return f"data.corruptions, generator {record.get('generator')}, seed {record.get('seed')}"
+    return made_by(record.get("generator"), record.get("seed"))
+
+
+def made_by(generator: Any, seed: Any) -> str:
+    """How results name our own corruptions."""
+    return f"data.corruptions, generator {generator}, seed {seed}"
 
 
 def _open(root: Path, name: str) -> np.ndarray:

@@ -61,9 +61,9 @@ def gaussian_blur(
 def disk_kernel(radius: float, alias_blur: float) -> Tensor:
     """A disk of `radius` smoothed by a 3x3 Gaussian of `alias_blur`, summing to 1, odd square."""
     reach = int(radius) + 1
-    place = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    disk = (place[:, None] ** 2 + place**2 <= radius**2).float()
-    smooth = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0]) ** 2) / (2 * alias_blur**2))
+    place = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    disk = (place[:, None] ** 2 + place**2 <= radius**2).double()
+    smooth = torch.exp(-(place.new_tensor([-1.0, 0.0, 1.0]) ** 2) / (2 * alias_blur**2))
     smooth = smooth / smooth.sum()
     kernel = (smooth[:, None] * smooth)[None, None]
     return F.conv2d((disk / disk.sum())[None, None], kernel, padding=1)[0, 0]

@@ -2,7 +2,8 @@
 
 Names and constants: Hendrycks & Dietterich 2019, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations", generator make_cifar_c of https://github.com/hendrycks/robustness.
-Image i of a call depends on its pixels, name, severity, seed and number alone.
+Image i of a call depends on its pixels, name, severity, seed and number alone. All is computed in
+float64, where what processors round differently is too small for a pixel to show.
 
 Where this differs from the generator: random numbers (torch's instead of NumPy's); all six frost
 textures are drawn (there, the last never is); sizes given in pixels of a 32x32 image scale with the
@@ -34,12 +35,13 @@ from data.corruption_fields import (
     sample_bilinear,
     zoom,
 )
-from data.randomness import derive_seed
+from data.randomness import derive_seed, sample_normal
 
 __all__ = ["ALL_CORRUPTIONS", "CORRUPTIONS", "EXTRA_CORRUPTIONS", "corrupt"]
 
 GREY = (0.299, 0.587, 0.114)
 MIN_SIZE = 16
+WHOLE = 1e-3  # added before truncation: whole numbers must survive the way through [0, 1]
 
 
 class Draws:
@@ -51,11 +53,11 @@ class Draws:
         ]
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
+        return sample_normal(self.generators, *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         drawn = torch.stack([torch.rand(shape, generator=g) for g in self.generators])
-        return low + (high - low) * drawn
+        return low + (high - low) * drawn.double()
 
     def integers(self, high: int, *shape: int) -> Tensor:
         drawn = [torch.randint(high, shape, generator=g) for g in self.generators]
@@ -100,7 +102,7 @@ def glass_blur(x: Tensor, level: int, draws: Draws) -> Tensor:
     sigma, reach, rounds = (
         (0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2),
     )[level]  # fmt: skip
-    x = (gaussian_blur(x, sigma) * 255).floor() / 255
+    x = (gaussian_blur(x, sigma) * 255 + WHOLE).floor() / 255
     batch, _, height, width = x.shape
     offset = draws.integers(2 * reach, rounds, height, width, 2) - reach
     pixels = x.permute(2, 3, 0, 1).contiguous()
@@ -138,7 +140,7 @@ def snow(x: Tensor, level: int, draws: Draws) -> Tensor:
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     flakes = (flakes * 255).floor() / 255
     flakes = motion_blur(flakes, radius, sigma, draws.uniform(low=-135.0, high=-45.0))
-    grey = (x * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    grey = (x * x.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
     whiter = share * x + (1 - share) * torch.maximum(x, grey * 1.5 + 0.5)
     return whiter + flakes + flakes.flip(2, 3)
 
@@ -151,7 +153,7 @@ def frost_textures(size: int) -> tuple[Tensor, ...]:
     """
     paths = sorted((Path(__file__).parent / "frost").glob("*.png"))
     arrays = [np.array(Image.open(path).convert("RGB")) for path in paths]
-    textures = [torch.from_numpy(a).permute(2, 0, 1).float() / 255 for a in arrays]
+    textures = [torch.from_numpy(a).permute(2, 0, 1).double() / 255 for a in arrays]
     if size > min(min(texture.shape[1:]) for texture in textures):
         larger = [F.interpolate(t[None], scale_factor=size / 32, mode="bilinear") for t in textures]
         textures = [texture[0] for texture in larger]
@@ -175,7 +177,7 @@ def fog(x: Tensor, level: int, draws: Draws) -> Tensor:
     amount, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[level]
     height, width = x.shape[2:]
     size = 1 << (max(height, width) - 1).bit_length()
-    maps = plasma(size, decay, draws.uniform(size * size, low=-1.0).double()).float()
+    maps = plasma(size, decay, draws.uniform(size * size, low=-1.0))
     most = x.amax((1, 2, 3), keepdim=True)
     return (x + amount * maps[:, None, :height, :width]) * most / (most + amount)
 
@@ -203,7 +205,7 @@ def saturate(x: Tensor, level: int, draws: Draws) -> Tensor:
     factor, offset = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))[level]
     value, saturation, pure = _hsv(x)
     # A grey pixel has no hue: the reference's conversion takes it as red.
-    red = torch.tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1)
+    red = x.new_tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1)
     pure = torch.where(saturation > 0, pure, red)
     return _from_hsv(value, (saturation * factor + offset).clamp(0, 1), pure)
 
@@ -226,7 +228,7 @@ def elastic_transform(x: Tensor, level: int, draws: Draws) -> Tensor:
         [[across + third, down + third], [across + third, down - third],
          [across - third, down - third]], dtype=torch.float64,
     )  # fmt: skip
-    moved = corners + draws.uniform(3, 2, low=-shift * side, high=shift * side).double()
+    moved = corners + draws.uniform(3, 2, low=-shift * side, high=shift * side)
     # Output position -> input position: the affine map that takes the moved corners back.
     one = torch.ones(batch, 3, 1, dtype=torch.float64)
     back = torch.linalg.solve(torch.cat([moved, one], 2), corners.expand(batch, -1, -1))
@@ -242,7 +244,7 @@ def elastic_transform(x: Tensor, level: int, draws: Draws) -> Tensor:
 def _by_image(x: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
     arrays = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     changed = [np.asarray(change(Image.fromarray(array))) for array in arrays]
-    return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).to(x.dtype) / 255
 
 
 def pixelate(x: Tensor, level: int, draws: Draws) -> Tensor:
@@ -275,19 +277,19 @@ def spatter(x: Tensor, level: int, draws: Draws) -> Tensor:
     liquid = gaussian_blur(loc + scale * draws.normal(1, *x.shape[2:]), sigma)
     liquid = torch.where(liquid < threshold, 0.0, liquid)
     if mud:
-        mask = gaussian_blur((liquid > threshold).float(), strength)
+        mask = gaussian_blur((liquid > threshold).to(x.dtype), strength)
         mask = torch.where(mask < 0.8, 0.0, mask)
-        colour = torch.tensor([63.0, 42.0, 20.0]).view(1, 3, 1, 1) / 255
+        colour = x.new_tensor([63.0, 42.0, 20.0]).view(1, 3, 1, 1) / 255
         return x * (1 - mask) + colour * mask
     shading = torch.from_numpy(np.stack([_water_shading(m) for m in liquid[:, 0].numpy()]))
     mask = liquid * shading[:, None]
     mask = mask / mask.amax((1, 2, 3), keepdim=True).clamp_min(1e-12) * strength
-    colour = torch.tensor([175.0, 238.0, 238.0]).view(1, 3, 1, 1) / 255
+    colour = x.new_tensor([175.0, 238.0, 238.0]).view(1, 3, 1, 1) / 255
     return x + mask * colour
 
 
 def _water_shading(liquid: np.ndarray) -> np.ndarray:
-    """Light and shade around the edges of drops, (H, W) float32 of 0 to 255."""
+    """Light and shade around the edges of drops, (H, W) of 0 to 255."""
     level = liquid.clip(0, 1) * 255
     slope = np.hypot(ndimage.sobel(level, 0), ndimage.sobel(level, 1))
     distance = np.minimum(ndimage.distance_transform_edt(slope < 150), 20)
@@ -295,7 +297,7 @@ def _water_shading(liquid: np.ndarray) -> np.ndarray:
     rank = np.searchsorted(np.sort(smooth.ravel()), smooth, side="right") / smooth.size
     emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     shaded = ndimage.correlate(rank * 255, emboss, mode="mirror").clip(0, 255)
-    return ndimage.uniform_filter(shaded, 3, mode="mirror").astype(np.float32)
+    return ndimage.uniform_filter(shaded, 3, mode="mirror")
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor, int, Draws], Tensor]] = {
@@ -353,6 +355,5 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, first: i
         size = tuple(images.shape[2:])
         raise ValueError(f"Expected images of at least {MIN_SIZE}x{MIN_SIZE}, but got {size}.")
     draws = Draws(seed, name, severity, range(first, first + len(images)))
-    made = _FUNCTIONS[name](images.float() / 255, severity - 1, draws)
-    # Whole numbers must survive the way through [0, 1] in float32.
-    return (made.clamp(0, 1) * 255 + 1e-3).to(torch.uint8)
+    made = _FUNCTIONS[name](images.double() / 255, severity - 1, draws)
+    return (made.clamp(0, 1) * 255 + WHOLE).to(torch.uint8)

@@ -8,10 +8,13 @@ generators"), written in tensor arithmetic: a batch is drawn at once, on its dev
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["derive_seed", "generator_for", "sample_uniform"]
+__all__ = ["derive_seed", "generator_for", "sample_normal", "sample_uniform"]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -48,6 +51,37 @@ def derive_seed(*parts: int | str) -> int:
 def generator_for(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by :func:`derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def sample_normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Standard normal numbers, the same on every processor: float64 (B, *shape).
+
+    They are those of ``torch.randn(shape, generator=generator)`` of each generator but for
+    rounding: torch's own float32 logarithm and cosine depend on the processor's instructions. In
+    float64 that is far below what a pixel shows.
+    """
+    n = math.prod(shape)
+    if n < 16:  # torch computes few numbers one by one, in float64
+        few = [torch.randn(shape, generator=g) for g in generators]
+        return torch.stack(few).double()
+    drawn, tails = [], []
+    for generator in generators:
+        drawn.append(torch.rand(n, generator=generator))
+        if n % 16:  # the last 16 are drawn again
+            tails.append(torch.rand(16, generator=generator))
+    normal = torch.empty(len(generators), n, dtype=torch.float64)
+    whole = n - n % 16
+    normal[:, :whole] = _box_muller(torch.stack(drawn)[:, :whole])
+    if tails:
+        normal[:, -16:] = _box_muller(torch.stack(tails))
+    return normal.view(len(generators), *shape)
+
+
+def _box_muller(uniform: Tensor) -> Tensor:
+    """Normal numbers (B, n) from uniform ones in [0, 1): 8 radii and 8 angles in turn."""
+    radius, angle = uniform.double().unflatten(1, (-1, 2, 8)).unbind(2)
+    radius, angle = (-2 * torch.log1p(-radius)).sqrt(), 2 * math.pi * angle
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 2).flatten(1)
 
 
 def _shifted_right(z: Tensor, bits: int) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
+from data.randomness import sample_normal
 from data.segmentation_labels import LABELS
 
 __all__ = ["CAMERA", "FAR", "LOOKS", "Canvas", "Colour", "Dice", "Look", "Point"]
@@ -109,8 +110,8 @@ class Dice:
         return items[int(self.uniform(0, len(items)))]
 
     def noise(self, height: int, width: int) -> np.ndarray:
-        """Normal noise, float32 (height, width)."""
-        return torch.randn((height, width), generator=self.generator).numpy()
+        """Normal noise, float64 (height, width)."""
+        return sample_normal([self.generator], height, width)[0].numpy()
 
 
 class Canvas:
@@ -184,28 +185,30 @@ class Canvas:
         """Image uint8 (H, W, 3), with texture, haze and light, and label ids uint8 (H, W)."""
         look, dice = self.look, self.dice
         label = np.array(self.label)
-        image = np.asarray(self.image, dtype=np.float32)
+        # In float64, where what processors round differently is too small for a pixel to show.
+        image = np.array(self.image, dtype=np.float64)
         size, strength = look.grain
         fine = dice.noise(self.height, self.width)
         coarse = dice.noise(self.height // size + 2, self.width // size + 2)
-        grown = Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BILINEAR)
+        small = Image.fromarray(coarse.astype(np.float32))
+        grown = small.resize((self.width, self.height), Image.Resampling.BILINEAR)
         texture = 1 + strength * (0.5 * fine + np.asarray(grown))
         texture[label == IDS["sky"]] = 1
         image *= texture[..., None]
         veil = 1 - np.exp(-self._depth(label) / look.haze_distance)
-        image += veil[..., None] * (np.array(look.haze, np.float32) - image)
-        image = 255 * (image.clip(0, 255) / 255) ** np.float32(look.gamma)
-        image *= np.array(look.gain, np.float32)
+        image += veil[..., None] * (np.array(look.haze) - image)
+        image = 255 * (image.clip(0, 255) / 255) ** look.gamma
+        image *= np.array(look.gain)
         image += look.noise * dice.noise(self.height, self.width)[..., None]
         picture = Image.fromarray(image.clip(0, 255).astype(np.uint8))
         return np.array(picture.filter(ImageFilter.GaussianBlur(look.soft))), label
 
     def _depth(self, label: np.ndarray) -> np.ndarray:
-        """Metres, float32 (H, W); the ground's follows from the row."""
-        depth = np.array(self.depth)
+        """Metres, float64 (H, W); the ground's follows from the row."""
+        depth = np.array(self.depth, dtype=np.float64)
         below = np.arange(self.height) - self.horizon
         ground = self.focal * CAMERA / np.maximum(below, self.focal * CAMERA / FAR)
         flat = np.isin(label, [IDS[name] for name in GROUND])
-        depth = np.where(flat, ground[:, None].astype(np.float32), depth)
+        depth = np.where(flat, ground[:, None], depth)
         depth[label == IDS["sky"]] = 0
         return depth

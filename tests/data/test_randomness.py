@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from data.randomness import derive_seed, generator_for, sample_uniform
+from data.randomness import derive_seed, generator_for, sample_normal, sample_uniform
 
 MASK = (1 << 64) - 1
 
@@ -50,3 +51,13 @@ def test_seeds_differ_between_parts() -> None:
     assert derive_seed(1, "order", 2) == derive_seed(1, "order", 2)
     first = torch.rand(3, generator=generator_for(1, "order", 2))
     assert torch.equal(first, torch.rand(3, generator=generator_for(1, "order", 2)))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 17, 23), (16,), (5,)])
+def test_normal_numbers_are_those_of_torch_but_for_rounding(shape: tuple[int, ...]) -> None:
+    ours, theirs = ([torch.Generator().manual_seed(i) for i in range(3)] for _ in range(2))
+    drawn = sample_normal(ours, *shape)
+    expected = torch.stack([torch.randn(shape, generator=g) for g in theirs]).double()
+    torch.testing.assert_close(drawn, expected, rtol=2e-6, atol=2e-6)
+    for one, other in zip(ours, theirs, strict=True):  # what is drawn next is the same, too
+        assert torch.equal(one.get_state(), other.get_state())

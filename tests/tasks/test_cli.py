@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from data.corrupted_set import GENERATOR
 from tasks.classification import Classification, main
 from tasks.cli import TaskCLI
 from tasks.results import is_final, read_results
@@ -69,6 +70,7 @@ def test_fit_then_test_leaves_a_complete_record(
     (record,) = read_results(tmp_path / "results" / "classification.jsonl")
     assert record["dataset"] == "scikit-learn digits (16x16)" and record["n_test"] == 597
     assert record["selection"] == "last epoch" and record["corruptions"] == ["fog", "contrast"]
+    assert record["corrupted"] == f"data.corruptions, generator {GENERATOR}, seed 0"
     assert len(record["conditions"]) == 11 and record["finished"]["steps"] == 6
     errors = [c["error"] for c in record["conditions"] if c["severity"]]
     assert record["summary"]["partial_mce"] == pytest.approx(np.mean(errors), abs=1e-6)
