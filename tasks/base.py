@@ -74,7 +74,8 @@ class CNSNModule(L.LightningModule):
             None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
-        MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
+        MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples, by whose number
+            a batch then counts in an optimiser's step.
         DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
         ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
@@ -178,12 +179,27 @@ class CNSNModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout's draws are a function of (seed, step, process): a resumed run repeats them."""
         torch.manual_seed(derive_seed(self.seed, "dropout", batch["number"], self.global_rank))
-        self._share = batch.get("share", 1.0)
+        self._weight = batch.get("share", 1.0) * self._part_of_step(batch["number"], batch_idx)
+
+    def _part_of_step(self, number: int, batch_idx: int) -> float:
+        """A batch's weight in its optimiser step, which Lightning divides by all that a step takes.
+
+        Those before the end of an epoch take fewer batches, and its last batch may be smaller.
+        """
+        taken = self.trainer.accumulate_grad_batches
+        if taken == 1:
+            return 1.0
+        loader = self.trainer.datamodule.train_loader  # type: ignore[attr-defined]
+        samples = loader.schedule.samples
+        first = batch_idx - batch_idx % taken
+        end = min(first + taken, int(self.trainer.num_training_batches))
+        all_samples = sum(samples(number - batch_idx + place) for place in range(first, end))
+        return taken * samples(number) / all_samples
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Processes whose last batch of an epoch is smaller than others' count less."""
-        weighted = self.MEAN_OVER_SAMPLES and self._share != 1.0
-        super().backward(self._share * loss if weighted else loss, *args, **kwargs)
+        """Smaller batches, of processes at the end of an epoch and of a step, count less."""
+        weighted = self.MEAN_OVER_SAMPLES and self._weight != 1.0
+        super().backward(self._weight * loss if weighted else loss, *args, **kwargs)
 
     def crossnorm_step(self, step: int) -> bool:
         """Whether CrossNorm acts in this step: with probability p, the same on all processes."""

@@ -161,7 +161,8 @@ class Segmentation(CNSNModule):
         else:
             outputs = self(images)
         heads = outputs if isinstance(outputs, dict) else {"out": outputs}
-        pixels = self._labelled_pixels(label)
+        pixels = self._pixels = self._labelled_pixels(label)
+        self._crop_pixels = label[0].numel()
         losses = {"ce": pixel_cross_entropy(heads["out"], label, pixels)}
         loss = losses["ce"]
         if "aux" in heads:
@@ -176,6 +177,27 @@ class Segmentation(CNSNModule):
         if self.trainer.world_size > 1:
             pixels = self.trainer.strategy.reduce(pixels, reduce_op="mean")
         return pixels
+
+    # Of a step that is cut into several forwards, the mean is over the pixels of all of them, which
+    # are known once the last is there. Until then the pixels of one crop stand for them, so that
+    # the size of the gradients stays usual.
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._pixels_of_step = torch.zeros((), device=self.device)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        taken = self.trainer.accumulate_grad_batches
+        if taken > 1:
+            self._pixels_of_step += self._pixels
+            loss = loss * (taken * self._pixels / self._crop_pixels)
+        super().backward(loss, *args, **kwargs)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients and self.trainer.accumulate_grad_batches > 1:
+            torch._foreach_mul_(gradients, self._crop_pixels / self._pixels_of_step.clamp(min=1))
 
     def on_train_epoch_end(self) -> None:
         if self.pictures and self.trainer.is_global_zero:
