@@ -56,7 +56,7 @@ from tasks.interruption import SaveOnInterruption, ended_in_words
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_checks import check_options, check_sections
-from tasks.option_parser import TaskParser
+from tasks.option_parser import TaskParser, own_options
 from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import (
@@ -122,6 +122,10 @@ class TaskCLI(LightningCLI):
                 args=args,
             )
 
+    def say(self, sentence: str) -> None:
+        """Tell what has been made of the options."""
+        rank_zero_info(sentence)
+
     def ending(self) -> AbstractContextManager[None]:
         """Around all that it does: what is said where it is stopped."""
         return ended_in_words(self.outlook)
@@ -168,7 +172,8 @@ class TaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if not isinstance(args, dict):
             check_config_files(sys.argv[1:] if args is None else args)
-        super().parse_arguments(parser, args)
+        with own_options(self.say):
+            super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_sections(config, self.task_class)
         check_options(config, self.config.subcommand)
@@ -564,6 +569,9 @@ _SAID = (ValueError, OSError, TypeError, MisconfigurationException, AssertionErr
 class _ParseOnly(TaskCLI):
     def ending(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def say(self, sentence: str) -> None:
+        pass
 
     def before_instantiate_classes(self) -> None:
         raise _Parsed(self.recipe_of_subcommand())
