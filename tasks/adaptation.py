@@ -13,6 +13,7 @@ Run as ``python -m tasks.adaptation {fit,test} --config configs/office31.yaml --
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple, get_args
@@ -246,7 +247,10 @@ class Adaptation(CNSNModule):
 
     def _finish_evaluation(self) -> dict[str, Any]:
         self.evaluation.close()
-        return self.confusion.compute()
+        found = self.confusion.compute()
+        bad = math.isnan(found["summary"]["ece"])
+        self.refuse_not_finite(["the target's images"] if bad else [])
+        return found
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()

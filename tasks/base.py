@@ -12,13 +12,14 @@ A task derives its LightningModule from :class:`CNSNModule` and writes its own l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
@@ -244,6 +245,31 @@ class CNSNModule(L.LightningModule):
         """
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(values, on_step=True, on_epoch=False)
+
+    def refuse_not_finite(self, where: Sequence[str]) -> None:
+        """End an evaluation in which outputs of the network were NaN or infinite.
+
+        A validation during training warns instead: its figures are then NaN.
+
+        Args:
+            where: the conditions or sets of images where they were; none is fine.
+
+        Raises:
+            ValueError: there are such, and this is no validation during training.
+        """
+        if not where:
+            return
+        shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+        found = f"outputs of the network are NaN or infinite on {shown}"
+        if self.trainer.state.fn == "fit":
+            rank_zero_warn(f"In this validation {found}: its figures are NaN, and no best ones.")
+            return
+        precise = self.trainer.precision == "32-true"
+        remedy = "" if precise else ", or `--trainer.precision 32-true`, which overflows later"
+        raise ValueError(
+            f"Expected finite outputs, but {found}, so that there is nothing to score: give other "
+            f"weights{remedy}."
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network's trained parameters, by weight decay and learning rate."""

@@ -26,7 +26,7 @@ from data.segmentation_labels import CLASSES, IGNORE
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_matrix
 from tasks.optim import OptimizerSpec
-from tasks.segmentation_inference import EvaluationSpec, centre_of, segment
+from tasks.segmentation_inference import NO_CLASS, EvaluationSpec, centre_of, segment
 from tasks.segmentation_metrics import ConfusionMatrices, iou_of
 from tasks.segmentation_pictures import (
     Example,
@@ -236,10 +236,15 @@ class Segmentation(CNSNModule):
         self.confusion.update(predicted, label, batch["domain"])
 
     def _scores(self) -> dict[str, dict[str, Tensor]]:
-        counts = self.confusion.compute()
+        counts, unknown = self.confusion.compute(), self.confusion.without_class().tolist()
         self.confusion.reset()
         self.counts = counts.cpu()
-        return {domain: iou_of(self.counts[i]) for i, domain in enumerate(DOMAINS)}
+        scores = {domain: iou_of(self.counts[i]) for i, domain in enumerate(DOMAINS)}
+        bad = [domain for domain, pixels in zip(DOMAINS, unknown, strict=True) if pixels]
+        self.refuse_not_finite([f"the {domain}'s images" for domain in bad])
+        for domain in bad:
+            scores[domain] = {name: value * math.nan for name, value in scores[domain].items()}
+        return scores
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch)
@@ -298,9 +303,11 @@ class Segmentation(CNSNModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         spec = self.evaluation
-        predicted = segment(self.logits, batch["image"], spec).to(torch.uint8).cpu().numpy()
-        for position, found in zip(batch["index"].tolist(), predicted, strict=True):
+        predicted = segment(self.logits, batch["image"], spec).cpu()
+        for position, classes in zip(batch["index"].tolist(), predicted, strict=True):
             name, image = datamodule.plain.named(position)
+            self.refuse_not_finite([name] if (classes == NO_CLASS).any() else [])
+            found = classes.to(torch.uint8).numpy()
             if spec.mode == "centre":
                 image = centre_of(image, spec.window)
             array = image.permute(1, 2, 0).contiguous().numpy()

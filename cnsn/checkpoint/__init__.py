@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["convert", "key_report", "load_official", "read_state_dict"]
+__all__ = ["convert", "key_report", "load_official", "not_finite", "read_state_dict"]
 
 Net = TypeVar("Net", bound=nn.Module)
 LISTED_KEYS = 8
@@ -204,6 +204,13 @@ def key_report(net: nn.Module, state: Mapping[str, Tensor]) -> str:
     return (
         f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; "
         f"{_listed('of another shape', reshaped)}"
+    )
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str:
+    """Which tensors of `state` hold NaN or infinity, in words; empty where none does."""
+    return ", ".join(
+        [key for key, value in state.items() if not value.isfinite().all()][:LISTED_KEYS]
     )
 
 
