@@ -155,6 +155,9 @@ class Adaptation(CNSNModule):
 
     # ---------------------------------------------------------------------------------- training
 
+    def setup(self, stage: str) -> None:
+        self.check_class_folders(self.trainer.datamodule)  # type: ignore[attr-defined]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         step, views = batch["number"], self._views(batch["number"])
         passes = [self._pass(batch["image"], batch["target"], step, view) for view in views]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
+from data.image_folder import has_two_orders
 from data.randomness import derive_seed, generator_for
 from tasks.memory_format import use_memory_format
 from tasks.optim import OptimizerSpec, build_optimizer, decay_groups
@@ -83,6 +84,7 @@ class CNSNModule(L.LightningModule):
             sites would be compiled as a graph of its own, until torch gives up.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
+        heads_given: whether given weights say which class has which number.
     """
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
@@ -108,14 +110,14 @@ class CNSNModule(L.LightningModule):
     ) -> None:
         super().__init__()
         late = weights is not None and holds_layers(weights)
-        self.complete = False
+        self.complete = self.heads_given = False
         if weights is not None and not late:
-            heads = self.load_pretrained(network, weights)
+            self.heads_given = self.load_pretrained(network, weights)
             # Layers that come after have learnt nothing yet.
-            self.complete = heads and cnsn.kind == "none"
+            self.complete = self.heads_given and cnsn.kind == "none"
         self.network = insert(network, cnsn)
         if weights is not None and late:
-            self.complete = self.load_pretrained(self.network, weights)
+            self.complete = self.heads_given = self.load_pretrained(self.network, weights)
         self.cnsn = cnsn
         self.crossnorm = crossnorm
         self.optimizer_spec = optimizer
@@ -158,6 +160,30 @@ class CNSNModule(L.LightningModule):
                 f"Expected `data` to be a {wanted}, as this task needs it, but got {kind}: "
                 "configs/ has a file for every task and data set."
             )
+
+    def check_class_folders(self, data: Any) -> None:
+        """Refuse folders of classes that given weights may number otherwise.
+
+        Called once the data know their classes.
+
+        Raises:
+            ValueError: their names are numbers, in another order than as names.
+        """
+        classes = getattr(data, "classes", ())
+        given = self.heads_given and self.trainer.ckpt_path is None
+        if not given or not has_two_orders(classes) or getattr(data, "class_order", None):
+            return
+        remedy = "give the folders' names leading zeros (07) in the order that the weights mean"
+        if hasattr(data, "class_order"):
+            remedy = (
+                "`--data.class_order number` is for ImageNetV2 and sets like it, name for weights "
+                "that were trained with torchvision's ImageFolder"
+            )
+        raise ValueError(
+            "Expected one order of the classes, which the given weights know by their numbers, but "
+            f"as names the {len(classes)} folders stand in another one "
+            f"({', '.join(sorted(classes)[:3])}) than as numbers: {remedy}."
+        )
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         """Load `weights` into the plain network; a task may know other kinds of weights.

@@ -109,6 +109,7 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
+            self.heads_given = True
         if not 0 <= augmix < math.inf:
             raise ValueError(f"Expected `augmix` to be 0 or more, but got {augmix}.")
         if adabn_passes < 1:
@@ -131,6 +132,9 @@ class Classification(CNSNModule):
                 "Expected adversarial training or AugMix, but got both: AugMix compares views with "
                 "the clean image, which adversarial training does not look at. Leave out one."
             )
+
+    def setup(self, stage: str) -> None:
+        self.check_class_folders(self._data)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
