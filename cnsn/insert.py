@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnsn.layers import CNSN, Crop, CrossNorm, SelfNorm, check_crossnorm_options
-from cnsn.sites import CONVERSIONS, ChainUnit, SitedBlock, SitedChain, SitedStem
+from cnsn.sites import CONVERSIONS, ChainUnit, SitedBlock, SitedChain
 
 __all__ = ["CNSNSpec", "Kind", "crossnorm_active", "crossnorm_sites", "insert"]
 
@@ -39,7 +39,7 @@ class CNSNSpec:
         min_area: see :class:`cnsn.CrossNorm`.
         stages: stages of the network that get the layers, counted from 1; None means all.
         two_sided: see :class:`cnsn.SelfNorm`.
-        image: CrossNorm acts on the input image and nowhere else.
+        image: CrossNorm acts on the input of the network's call, the image, and nowhere else.
     """
 
     kind: Kind = "none"
@@ -99,8 +99,7 @@ def insert(net: Net, spec: CNSNSpec) -> Net:
     blocks = _find_blocks(net)
     _check_blocks(net, blocks, spec)
     if spec.crossnorm and spec.image:
-        stem = _convert_stem(net)
-        stem.crossnorm = _new_crossnorm(spec).train(stem.training)
+        _equip_input(net, spec)
     if spec.selfnorm or not spec.image:
         for block, stage in blocks:
             if spec.stages is None or stage in spec.stages:
@@ -173,8 +172,6 @@ def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
         found: list[tuple[Block, tuple[str, int]]] = []
         if isinstance(module, SitedChain):
             found = [(unit, (name, unit.stage)) for unit in module.units()]
-        elif isinstance(module, SitedStem):
-            continue
         elif type(module) in CONVERSIONS or isinstance(module, SitedBlock):
             found = [(module, (name.rpartition(".")[0], 0))]
         for block, place in found:
@@ -242,14 +239,26 @@ def _new_crossnorm(spec: CNSNSpec) -> CrossNorm:
     return CrossNorm(crop=spec.crop, beta=spec.beta, min_area=spec.min_area)
 
 
-def _convert_stem(net: nn.Module) -> SitedStem:
-    for module in net.modules():
-        if type(module) is nn.Conv2d:
-            module.__class__ = SitedStem
-            assert isinstance(module, SitedStem)
-            module.crossnorm_site = "image"
-            return module
-    raise ValueError(
-        f"Expected `net` to begin with a Conv2d that takes the image, but {type(net).__name__} "
-        "has none."
-    )
+def _equip_input(net: nn.Module, spec: CNSNSpec) -> None:
+    """Let CrossNorm act on what `net` is called with, whatever takes it first."""
+    if not any(isinstance(module, nn.Conv2d) for module in net.modules()):
+        raise ValueError(
+            f"Expected `net` to take an image, which its Conv2d would show, but "
+            f"{type(net).__name__} has none."
+        )
+    # Whatever is in a chain would be called by it.
+    while isinstance(net, nn.Sequential):
+        net = net[0]
+    net.image_crossnorm = _new_crossnorm(spec).train(net.training)
+    net.register_forward_pre_hook(_exchange_input)
+
+
+def _exchange_input(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gets the module that it hooks from the caller, so that copies have their own CrossNorm."""
+    if not inputs:
+        raise ValueError(
+            "Expected the image as the network's first argument, without a keyword, for CrossNorm "
+            "to act on it, but got keywords alone."
+        )
+    crossnorm: CrossNorm = net.image_crossnorm  # type: ignore[assignment]
+    return crossnorm(inputs[0]), *inputs[1:]

@@ -33,7 +33,6 @@ __all__ = [
     "SitedBlock",
     "SitedBottleneck",
     "SitedChain",
-    "SitedStem",
 ]
 
 RESIDUAL_SITES = ("pre", "residual", "identity", "post", "out")
@@ -131,18 +130,6 @@ def _merge(block: SitedBasicBlock | SitedBottleneck, x: Tensor, branch: Tensor) 
     identity = x if block.downsample is None else block.downsample(x)
     total = block.at("residual", branch) + block.at("identity", identity)
     return block.at("out", block.relu(block.at("post", total)))
-
-
-class SitedStem(SitedBlock, nn.Conv2d):
-    """A network's first convolution with one site before it: the input image."""
-
-    SITES: ClassVar[tuple[str, ...]] = ("image",)
-
-    def site_channels(self) -> Mapping[str, int]:
-        return {"image": self.in_channels}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.at("image", x))
 
 
 @dataclass(frozen=True, eq=False)

@@ -346,6 +346,15 @@ class CIFAR(ImageClassificationData):
                 "they differ: the two belong to different images. Give the matching folder by "
                 f"--data.corrupted, or make it with `{self._command()}`."
             )
+        side = test[0].shape[1:3]
+        for name, array in arrays.items():
+            if array.shape[1:3] != side:
+                other, own = ("x".join(map(str, size)) for size in (array.shape[1:3], side))
+                raise ValueError(
+                    f"Expected the images in {folder / name}.npy to be {own}, as the test set in "
+                    f"{self.root}, but got {other}: give the matching folder by --data.corrupted, "
+                    f"or make it with `{self._command()}`."
+                )
         self._corrupted_origin = origin_of(folder, *test)
         return {
             Group(name, severity): (arrays[name][part], np.asarray(labels[part], dtype=np.int64))

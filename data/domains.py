@@ -80,6 +80,10 @@ class PairSchedule:
             self._orders[domain] = known
         return known[1]
 
+    def samples(self, number: int) -> int:
+        """How many images of each domain the global batch has."""
+        return min(self.batch_size, len(self.source) - number % self.per_epoch * self.batch_size)
+
     def positions(self, number: int) -> tuple[Tensor, Tensor]:
         """Which source samples and which target images the global batch `number` has."""
         epoch, place = divmod(number, self.per_epoch)

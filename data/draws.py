@@ -150,6 +150,10 @@ class PairedSchedule:
         self.unlabelled = unlabelled
         self.per_epoch = steps_per_epoch
 
+    def samples(self, number: int) -> int:
+        """How many labelled images the global batch has."""
+        return self.labelled.batch_size
+
     def __getitem__(self, number: int) -> Batch:
         batch: dict[str, Any] = {"labelled": self.labelled[number]}
         if self.unlabelled is not None:

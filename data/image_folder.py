@@ -2,8 +2,8 @@
 
     <folder>/<class>/<image>
 
-Classes are numbered in the order of their names, as torchvision's ImageFolder does. Listing opens
-no image: ImageNet is 150 GB.
+Classes are numbered in the order of their names, as torchvision's ImageFolder does, unless another
+is asked for. Listing opens no image: ImageNet is 150 GB.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ from data.loading import process_rank
 
 __all__ = [
     "EXTENSIONS",
+    "ClassOrder",
     "FolderImages",
     "check_classes",
     "drop_misplaced",
     "drop_unreadable",
+    "has_two_orders",
     "list_images",
     "refuse_or_skip",
 ]
@@ -39,6 +42,7 @@ EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", 
 # WordNet's numbers, by which ImageNet names its classes and, before "_", its training images.
 WORDNET = re.compile(rb"n\d{8}")
 NAMED = 5  # files or classes that a message names
+ClassOrder = Literal["name", "number"]
 Bad = tuple[str, str]  # a file and what is wrong with it
 Unreadable = tuple[int, str]  # an image and why
 
@@ -122,7 +126,25 @@ class FolderImages:
             digest.update(os.fsencode(line))
 
 
-def list_images(folder: Path, *, skip_bad: bool = False) -> FolderImages:
+def has_two_orders(classes: Sequence[str]) -> bool:
+    """Whether the names are numbers that stand in another order as names: 0, 1, 10, 2."""
+    return all(map(str.isdecimal, classes)) and sorted(classes) != sorted(classes, key=int)
+
+
+def _in_order(classes: Sequence[str], order: ClassOrder | None, folder: Path) -> list[str]:
+    if order != "number":
+        return sorted(classes)
+    if other := [name for name in sorted(classes) if not name.isdecimal()]:
+        raise ValueError(
+            f"Expected the classes in {folder} to be numbers for `data.class_order` number, but "
+            f"got {_some(other)}: leave it out."
+        )
+    return sorted(classes, key=int)
+
+
+def list_images(
+    folder: Path, *, skip_bad: bool = False, order: ClassOrder | None = None
+) -> FolderImages:
     """The images below `folder`, which holds one folder a class.
 
     Hidden files are passed over. A file that is no image by its name, or whose name says that it
@@ -131,6 +153,7 @@ def list_images(folder: Path, *, skip_bad: bool = False) -> FolderImages:
     Args:
         folder: to list.
         skip_bad: leave such files out, with a warning that counts and names them.
+        order: of the classes; None is that of their names.
 
     Raises:
         DataNotFoundError: there is no such folder.
@@ -139,7 +162,7 @@ def list_images(folder: Path, *, skip_bad: bool = False) -> FolderImages:
     if not folder.is_dir():
         raise DataNotFoundError(f"Expected the folder {folder}, but there is none.")
     entries = sorted((e for e in os.scandir(folder) if e.name[0] != "."), key=lambda e: e.name)
-    classes = [entry.name for entry in entries if entry.is_dir()]
+    classes = _in_order([entry.name for entry in entries if entry.is_dir()], order, folder)
     if not classes:
         raise ValueError(
             f"Expected {folder} to hold one folder a class, but got {len(entries)} files and no "
@@ -197,18 +220,21 @@ def refuse_or_skip(bad: Sequence[Bad], total: int, folder: Path, *, skip: bool) 
         bad: path below `folder` and what is wrong with it.
         total: files looked at.
         folder: where they are.
-        skip: warn only.
+        skip: warn only, where that leaves any.
     """
     if not bad:
         return
     named = _some([f"{path} ({reason})" for path, reason in bad])
     found = f"{len(bad)} of {total} files in {folder}"
-    if skip:
+    if skip and len(bad) < total:
         warnings.warn(f"{found} are left out: {named}.", stacklevel=2)
         return
+    remedy = "Remove or replace them, or leave them out with `--data.skip_bad true`"
+    if len(bad) == total:
+        remedy = "None is left to use: fetch the set again, or give its folder by `--data.root`"
     raise ValueError(
         f"Expected images in {folder}, each in its class's folder, but {len(bad)} of {total} files "
-        f"are not: {named}. Remove or replace them, or leave them out with `--data.skip_bad true`."
+        f"are not: {named}. {remedy}."
     )
 
 

@@ -21,6 +21,7 @@ from data.corruptions import CORRUPTIONS
 from data.errors import DataNotFoundError
 from data.folder_batches import FolderSets, TrainingImages, centre_square, exact_square
 from data.image_folder import (
+    ClassOrder,
     FolderImages,
     check_classes,
     drop_misplaced,
@@ -54,6 +55,9 @@ class ImageNet(ImageClassificationData):
         root: folder with ``train`` and ``val``; tests can do without ``train``.
         title: true name of a set that is not ImageNet, to which results add its counts; None calls
             it imagenet-subset where classes are named as ImageNet's, and image-folder elsewhere.
+        class_order: of the classes' numbers: "name" sorts their folders as torchvision does,
+            "number" as numbers (0, 1, 2, 10), which ImageNetV2's folders are; None is "name", and
+            refused for given weights where the two differ.
         corrupted: folder of the corrupted test set; None looks for ``ImageNet-C`` in `root` and
             beside it, then for the folder `root` + "-C".
         batch_size: of the global batch, which processes share out.
@@ -79,6 +83,7 @@ class ImageNet(ImageClassificationData):
         corrupted: str | None = None,
         *,
         title: str | None = None,
+        class_order: ClassOrder | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 128,
         workers: int = 8,
@@ -119,6 +124,7 @@ class ImageNet(ImageClassificationData):
         self.root = Path(root).expanduser()
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()
         self.set_title = title
+        self.class_order: ClassOrder | None = class_order
         self.image_size = image_size
         self.resize = round(image_size * 256 / 224) if resize is None else resize
         self.mirror = flip
@@ -152,13 +158,18 @@ class ImageNet(ImageClassificationData):
             self.image_size,
         )
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of their folders, in the order of their numbers."""
+        return self._sets[CLEAN].classes
+
     def training_set(self) -> TrainingImages:
         assert self._training is not None
         seed = derive_seed(self.seed, "augmentation")
         return TrainingImages(self._training, size=self.image_size, flip=self.mirror, seed=seed)
 
     def _listed(self, folder: Path) -> FolderImages:
-        images = list_images(folder, skip_bad=self.skip_bad)
+        images = list_images(folder, skip_bad=self.skip_bad, order=self.class_order)
         if self.verify or self.skip_bad:
             return drop_unreadable(images, skip=self.skip_bad)
         return images
@@ -174,6 +185,8 @@ class ImageNet(ImageClassificationData):
             images = self._listed(folder)
             check_classes(images.classes, clean.classes, folder, clean.folder)
             images = drop_misplaced(images, clean, skip=self.skip_bad)
+            # One tells of all: in the test itself, it would be the first after the clean images.
+            exact_square(images.read(0), images.path(0), size=self.image_size)
             first = next(iter(sets.values()), images)
             if not self.skip_bad and not images.same_files(first):
                 raise ValueError(

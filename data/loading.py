@@ -62,6 +62,10 @@ class BatchSchedule(Protocol):
 
     def __getitem__(self, number: int) -> Batch: ...
 
+    def samples(self, number: int) -> int:
+        """How many the global batch has, of those that its loss is the mean of."""
+        ...
+
 
 def process_rank() -> tuple[int, int]:
     """This process's rank and the number of processes that train together."""
@@ -114,6 +118,10 @@ class _Schedule(Dataset[Batch]):
         generator = generator_for(self.seed, "order", epoch)
         return torch.randperm(len(self.dataset), generator=generator)
 
+    def samples(self, number: int) -> int:
+        start = number % self.per_epoch * self.batch_size
+        return min(self.batch_size, len(self.dataset) - start)
+
     def __getitem__(self, number: int) -> Batch:
         epoch, place = divmod(number, self.per_epoch)
         start = place * self.batch_size
@@ -158,12 +166,14 @@ class NumberedLoader:
         pin_memory: for copies to a GPU that overlap with its work.
 
     Attributes:
+        schedule: of the batches.
         waited: seconds until batches were there, since the loader was made.
     """
 
     def __init__(
         self, schedule: BatchSchedule, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
+        self.schedule = schedule
         self._numbers = _Numbers(schedule.per_epoch)
         self.batches_seen = 0
         self.waited = 0.0

@@ -13,6 +13,7 @@ Run as ``python -m tasks.adaptation {fit,test} --config configs/office31.yaml --
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple, get_args
@@ -154,6 +155,9 @@ class Adaptation(CNSNModule):
 
     # ---------------------------------------------------------------------------------- training
 
+    def setup(self, stage: str) -> None:
+        self.check_class_folders(self.trainer.datamodule)  # type: ignore[attr-defined]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         step, views = batch["number"], self._views(batch["number"])
         passes = [self._pass(batch["image"], batch["target"], step, view) for view in views]
@@ -246,7 +250,10 @@ class Adaptation(CNSNModule):
 
     def _finish_evaluation(self) -> dict[str, Any]:
         self.evaluation.close()
-        return self.confusion.compute()
+        found = self.confusion.compute()
+        bad = math.isnan(found["summary"]["ece"])
+        self.refuse_not_finite(["the target's images"] if bad else [])
+        return found
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()

@@ -12,17 +12,19 @@ A task derives its LightningModule from :class:`CNSNModule` and writes its own l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
+from data.image_folder import has_two_orders
 from data.randomness import derive_seed, generator_for
 from tasks.memory_format import use_memory_format
 from tasks.optim import OptimizerSpec, build_optimizer, decay_groups
@@ -74,13 +76,15 @@ class CNSNModule(L.LightningModule):
             None keeps no such checkpoint.
         LINKS: options that follow from others, as (source, target, when) of jsonargparse's links.
         HEADS: prefixes, in the network, of its output layers.
-        MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples.
+        MEAN_OVER_SAMPLES: whether the loss is the mean over the process's samples, by whose number
+            a batch then counts in an optimiser's step.
         DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
         ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
             sites would be compiled as a graph of its own, until torch gives up.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
+        heads_given: whether given weights say which class has which number.
     """
 
     MONITOR: ClassVar[tuple[str, Literal["min", "max"]] | None] = ("val/error", "min")
@@ -106,14 +110,14 @@ class CNSNModule(L.LightningModule):
     ) -> None:
         super().__init__()
         late = weights is not None and holds_layers(weights)
-        self.complete = False
+        self.complete = self.heads_given = False
         if weights is not None and not late:
-            heads = self.load_pretrained(network, weights)
+            self.heads_given = self.load_pretrained(network, weights)
             # Layers that come after have learnt nothing yet.
-            self.complete = heads and cnsn.kind == "none"
+            self.complete = self.heads_given and cnsn.kind == "none"
         self.network = insert(network, cnsn)
         if weights is not None and late:
-            self.complete = self.load_pretrained(self.network, weights)
+            self.complete = self.heads_given = self.load_pretrained(self.network, weights)
         self.cnsn = cnsn
         self.crossnorm = crossnorm
         self.optimizer_spec = optimizer
@@ -157,6 +161,30 @@ class CNSNModule(L.LightningModule):
                 "configs/ has a file for every task and data set."
             )
 
+    def check_class_folders(self, data: Any) -> None:
+        """Refuse folders of classes that given weights may number otherwise.
+
+        Called once the data know their classes.
+
+        Raises:
+            ValueError: their names are numbers, in another order than as names.
+        """
+        classes = getattr(data, "classes", ())
+        given = self.heads_given and self.trainer.ckpt_path is None
+        if not given or not has_two_orders(classes) or getattr(data, "class_order", None):
+            return
+        remedy = "give the folders' names leading zeros (07) in the order that the weights mean"
+        if hasattr(data, "class_order"):
+            remedy = (
+                "`--data.class_order number` is for ImageNetV2 and sets like it, name for weights "
+                "that were trained with torchvision's ImageFolder"
+            )
+        raise ValueError(
+            "Expected one order of the classes, which the given weights know by their numbers, but "
+            f"as names the {len(classes)} folders stand in another one "
+            f"({', '.join(sorted(classes)[:3])}) than as numbers: {remedy}."
+        )
+
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         """Load `weights` into the plain network; a task may know other kinds of weights.
 
@@ -178,12 +206,27 @@ class CNSNModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout's draws are a function of (seed, step, process): a resumed run repeats them."""
         torch.manual_seed(derive_seed(self.seed, "dropout", batch["number"], self.global_rank))
-        self._share = batch.get("share", 1.0)
+        self._weight = batch.get("share", 1.0) * self._part_of_step(batch["number"], batch_idx)
+
+    def _part_of_step(self, number: int, batch_idx: int) -> float:
+        """A batch's weight in its optimiser step, which Lightning divides by all that a step takes.
+
+        Those before the end of an epoch take fewer batches, and its last batch may be smaller.
+        """
+        taken = self.trainer.accumulate_grad_batches
+        if taken == 1:
+            return 1.0
+        loader = self.trainer.datamodule.train_loader  # type: ignore[attr-defined]
+        samples = loader.schedule.samples
+        first = batch_idx - batch_idx % taken
+        end = min(first + taken, int(self.trainer.num_training_batches))
+        all_samples = sum(samples(number - batch_idx + place) for place in range(first, end))
+        return taken * samples(number) / all_samples
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Processes whose last batch of an epoch is smaller than others' count less."""
-        weighted = self.MEAN_OVER_SAMPLES and self._share != 1.0
-        super().backward(self._share * loss if weighted else loss, *args, **kwargs)
+        """Smaller batches, of processes at the end of an epoch and of a step, count less."""
+        weighted = self.MEAN_OVER_SAMPLES and self._weight != 1.0
+        super().backward(self._weight * loss if weighted else loss, *args, **kwargs)
 
     def crossnorm_step(self, step: int) -> bool:
         """Whether CrossNorm acts in this step: with probability p, the same on all processes."""
@@ -228,6 +271,31 @@ class CNSNModule(L.LightningModule):
         """
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(values, on_step=True, on_epoch=False)
+
+    def refuse_not_finite(self, where: Sequence[str]) -> None:
+        """End an evaluation in which outputs of the network were NaN or infinite.
+
+        A validation during training warns instead: its figures are then NaN.
+
+        Args:
+            where: the conditions or sets of images where they were; none is fine.
+
+        Raises:
+            ValueError: there are such, and this is no validation during training.
+        """
+        if not where:
+            return
+        shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+        found = f"outputs of the network are NaN or infinite on {shown}"
+        if self.trainer.state.fn == "fit":
+            rank_zero_warn(f"In this validation {found}: its figures are NaN, and no best ones.")
+            return
+        precise = self.trainer.precision == "32-true"
+        remedy = "" if precise else ", or `--trainer.precision 32-true`, which overflows later"
+        raise ValueError(
+            f"Expected finite outputs, but {found}, so that there is nothing to score: give other "
+            f"weights{remedy}."
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network's trained parameters, by weight decay and learning rate."""

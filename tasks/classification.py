@@ -33,7 +33,13 @@ from tasks.attacks import AttackSpec
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.evaluation import Attack, add_adabn, add_attacks, evaluate_adabn, evaluate_attacks
 from tasks.logged_media import log_conditions
-from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
+from tasks.metrics import (
+    GroupedErrors,
+    clean_and_corrupted,
+    not_finite_in,
+    reliability,
+    summarise,
+)
 from tasks.optim import OptimizerSpec
 
 __all__ = ["Classification"]
@@ -103,6 +109,7 @@ class Classification(CNSNModule):
                     "checkpoint holds every weight."
                 )
             load_official(self.network, official)
+            self.heads_given = True
         if not 0 <= augmix < math.inf:
             raise ValueError(f"Expected `augmix` to be 0 or more, but got {augmix}.")
         if adabn_passes < 1:
@@ -125,6 +132,9 @@ class Classification(CNSNModule):
                 "Expected adversarial training or AugMix, but got both: AugMix compares views with "
                 "the clean image, which adversarial training does not look at. Leave out one."
             )
+
+    def setup(self, stage: str) -> None:
+        self.check_class_folders(self._data)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
@@ -165,6 +175,13 @@ class Classification(CNSNModule):
         assert self.errors is not None
         self.errors.update(self(batch["image"]), batch["label"], batch["group"])
 
+    def _values(self) -> dict[str, list[float]]:
+        """``error``, ``ece`` and ``n`` of every condition."""
+        assert self.errors is not None
+        found = self.errors.compute()
+        self.refuse_not_finite(not_finite_in(found, self.conditions))
+        return {name: value.reshape(-1).tolist() for name, value in found.items()}
+
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
 
@@ -172,10 +189,9 @@ class Classification(CNSNModule):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        assert self.errors is not None
-        clean = {name: value.reshape(-1)[0].item() for name, value in self.errors.compute().items()}
-        self.log("val/error", clean["error"], prog_bar=True)
-        self.log("val/ece", clean["ece"])
+        values = self._values()
+        self.log("val/error", values["error"][0], prog_bar=True)
+        self.log("val/ece", values["ece"][0])
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()
@@ -184,16 +200,20 @@ class Classification(CNSNModule):
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
+        values = self._values()
         assert self.errors is not None
-        values = {name: value.reshape(-1).tolist() for name, value in self.errors.compute().items()}
         self.metrics = self._summary(values)
         parts = clean_and_corrupted(self.conditions)
         self.metrics["reliability"] = reliability(self.errors.counts(), parts)
         if self.adabn:
             again = evaluate_adabn(self, self._data, **self.adabn_options)
+            bad = not_finite_in(again, self.conditions)
+            self.refuse_not_finite([f"{name} with AdaBN" for name in bad])
             add_adabn(self.metrics, self._summary(again), **self.adabn_options)
         if self.attacks:
             found = evaluate_attacks(self, self._data, self.attacks, self.attack, seed=self.seed)
+            for one in found:
+                self.refuse_not_finite(not_finite_in(one, [one["attack"]]))
             add_attacks(self.metrics, found)
         self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
         table = zip(self.conditions, values["error"], strict=True)

@@ -34,10 +34,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from cnsn.checkpoint import key_report, read_state_dict
+from cnsn.checkpoint import key_report, not_finite, read_state_dict
 from data.errors import NO_DATA, DataNotFoundError
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import (
+    BestCheckpoint,
     ExactResume,
     RecipeInCheckpoint,
     StepCheckpoint,
@@ -56,7 +57,7 @@ from tasks.interruption import SaveOnInterruption, ended_in_words
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_checks import check_options, check_sections
-from tasks.option_parser import TaskParser
+from tasks.option_parser import TaskParser, own_options
 from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import (
@@ -123,6 +124,10 @@ class TaskCLI(LightningCLI):
                 args=args,
             )
 
+    def say(self, sentence: str) -> None:
+        """Tell what has been made of the options."""
+        rank_zero_info(sentence)
+
     def ending(self) -> AbstractContextManager[None]:
         """Around all that it does: what is said where it is stopped."""
         return ended_in_words(self.outlook)
@@ -169,7 +174,8 @@ class TaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if not isinstance(args, dict):
             check_config_files(sys.argv[1:] if args is None else args)
-        super().parse_arguments(parser, args)
+        with own_options(self.say):
+            super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_sections(config, self.task_class)
         check_options(config, self.config.subcommand)
@@ -325,6 +331,8 @@ class TaskCLI(LightningCLI):
         """Without a run and an official checkpoint, the pretrained weights must be all there is."""
         config = self.config[self.subcommand]
         weights, official = config.model.get("weights"), config.model.get("official")
+        if given := weights or official:
+            _check_finite(given, self.model.state_dict(), "fetch or save them again")
         if self.subcommand == "fit" or config.ckpt_path is not None or official is not None:
             return
         model: Any = self.model
@@ -364,7 +372,7 @@ class TaskCLI(LightningCLI):
         callbacks: list[L.Callback] = []
         if self.task_class.MONITOR is not None:
             monitor, mode = self.task_class.MONITOR
-            best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
+            best = BestCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
             callbacks.append(best)
         # Behind `best`, whose score it must know.
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
@@ -432,14 +440,7 @@ class TaskCLI(LightningCLI):
                 f"Expected {path} to be a checkpoint of a run, but it lacks {', '.join(lacks)}: "
                 "weights alone are what `--model.weights` takes."
             )
-        bad = [
-            name for name, _ in self.model.named_parameters() if not state[name].isfinite().all()
-        ]
-        if bad:
-            raise ValueError(
-                f"Expected finite weights in {path}, but {len(bad)} tensors hold NaN or infinity, "
-                f"{bad[0]} among them: give a checkpoint from before."
-            )
+        _check_finite(path, state, "give a checkpoint from before")
 
     def after_fit(self) -> None:
         if self.trainer.global_rank == 0:
@@ -548,6 +549,14 @@ class TaskCLI(LightningCLI):
         return "unfinished run" if own else f"given: {checkpoint.stem}"
 
 
+def _check_finite(source: str, state: dict[str, Any], remedy: str) -> None:
+    """Of parameters and buffers: one NaN in a running average makes every output NaN."""
+    if bad := not_finite(state):
+        raise ValueError(
+            f"Expected finite weights in {source}, but NaN or infinite are {bad}: {remedy}."
+        )
+
+
 def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
@@ -569,6 +578,9 @@ _SAID = (ValueError, OSError, TypeError, MisconfigurationException, AssertionErr
 class _ParseOnly(TaskCLI):
     def ending(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def say(self, sentence: str) -> None:
+        pass
 
     def before_instantiate_classes(self) -> None:
         raise _Parsed(self.recipe_of_subcommand())

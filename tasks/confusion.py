@@ -5,6 +5,7 @@ class accuracy = mean over classes of (correct of the class / images of the clas
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,11 +40,14 @@ class Confusion(nn.Module):
         """A test's ``summary``, ``reliability`` and ``confusion``: counts, rows are the truth."""
         counts = self.matrix.compute().double().cpu()
         correct = counts.diagonal()
+        ece = self.errors.compute()["ece"].item()
         summary = {
             "accuracy": (correct.sum() / counts.sum()).item(),
             "class_accuracy": (correct / counts.sum(1)).mean().item(),
-            "ece": self.errors.compute()["ece"].item(),
+            "ece": ece,
         }
+        if math.isnan(ece):  # an output of the network was not finite
+            summary = dict.fromkeys(summary, math.nan)
         return {
             "summary": summary,
             "reliability": reliability(self.errors.counts(), {"target": [0]}),

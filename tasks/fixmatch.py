@@ -30,7 +30,13 @@ from data.fixmatch import SemiSupervised
 from data.records import write_record
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_conditions
-from tasks.metrics import GroupedErrors, clean_and_corrupted, reliability, summarise
+from tasks.metrics import (
+    GroupedErrors,
+    clean_and_corrupted,
+    not_finite_in,
+    reliability,
+    summarise,
+)
 from tasks.optim import OptimizerSpec
 from tasks.pseudo_labels import PseudoLabels, pseudo_label
 
@@ -233,6 +239,8 @@ class FixMatch(CNSNModule):
 
     def _values(self, weights: str) -> dict[str, list[float]]:
         values = self._errors[weights].compute()
+        bad = not_finite_in(values, self.conditions)
+        self.refuse_not_finite([f"{name} ({weights} weights)" for name in bad])
         return {name: value.reshape(-1).tolist() for name, value in values.items()}
 
     def on_validation_epoch_start(self) -> None:
@@ -251,8 +259,11 @@ class FixMatch(CNSNModule):
         found: dict[str, Any] = {"error": ema["error"][0], "raw_error": raw["error"][0]}
         if self.data.unlabelled_ratio:
             found["pseudo_labels"] = self._pseudo_label_figures()
-        self.evaluations = [*self.evaluations, {"step": self.global_step, **found}][-EVALUATIONS:]
-        self.log("val/median_error", self._median())
+        if not math.isnan(found["error"] + found["raw_error"]):
+            evaluated = {"step": self.global_step, **found}
+            self.evaluations = [*self.evaluations, evaluated][-EVALUATIONS:]
+        if self.evaluations:
+            self.log("val/median_error", self._median())
 
     def _pseudo_label_figures(self) -> dict[str, Any]:
         """Of all draws since the last evaluation, which is several times the unlabelled set."""
@@ -274,8 +285,11 @@ class FixMatch(CNSNModule):
 
     def on_test_epoch_end(self) -> None:
         complete = self.data.COMPLETE
-        self.metrics = summarise(self._values("ema"), self.conditions, complete=complete)
-        raw = summarise(self._values("raw"), self.conditions, complete=complete)
+        ema, raw = (
+            summarise(self._values(weights), self.conditions, complete=complete)
+            for weights in ("ema", "raw")
+        )
+        self.metrics = ema
         summary = self.metrics["summary"]
         summary |= {f"raw_{name}": value for name, value in raw["summary"].items()}
         if self.evaluations:

@@ -9,8 +9,9 @@ AlexNet's (Hendrycks & Dietterich 2019, https://arxiv.org/abs/1903.12261).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "GroupedErrors",
     "clean_and_corrupted",
     "mean_over_corruptions",
+    "not_finite_in",
     "reliability",
     "summarise",
 ]
@@ -55,20 +57,26 @@ class GroupedErrors(Metric):
     def update(self, logits: Tensor, label: Tensor, group: Tensor) -> None:
         """Add a batch: logits (B, classes), label (B,), group (B,)."""
         confidence, predicted = torch.softmax(logits.float(), dim=-1).max(-1)
+        # In the sums, NaN says that an output was NaN or infinite: nothing waits for the device.
+        confidence = confidence.masked_fill(~logits.isfinite().all(-1), torch.nan)
         # Bins are open on the left, as in the reference: a confidence of 1 belongs to the last.
-        bin_ = ((confidence * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
+        bin_ = (confidence.nan_to_num() * self.bins).ceil().long().clamp(min=1) - 1
         row = torch.stack(
             [torch.ones_like(confidence), (predicted == label).float(), confidence], dim=-1
         )
         self.table.view(-1, 3).index_add_(0, group * self.bins + bin_, row.double())
 
     def compute(self) -> dict[str, Tensor]:
-        """``error`` and ``ece`` in [0, 1], and ``n``: each (groups,), NaN for an empty group."""
+        """``error`` and ``ece`` in [0, 1], and ``n``: each (groups,).
+
+        NaN for an empty group, and for one of which an output of the network was not finite.
+        """
         n = self.table[..., 0].sum(-1)
         correct, confidence = self.table[..., 1], self.table[..., 2]
+        ece = (correct - confidence).abs().sum(-1) / n
         return {
-            "error": 1 - correct.sum(-1) / n,
-            "ece": (correct - confidence).abs().sum(-1) / n,
+            "error": (1 - correct.sum(-1) / n).masked_fill(ece.isnan(), torch.nan),
+            "ece": ece,
             "n": n.long(),
         }
 
@@ -76,6 +84,22 @@ class GroupedErrors(Metric):
         """The sums that :meth:`compute` is made of, of all processes: (groups, bins, 3)."""
         with self.sync_context():
             return self.table.clone()
+
+
+def not_finite_in(values: Mapping[str, Any], names: Iterable[Any]) -> list[str]:
+    """The groups of which an output of the network was NaN or infinite.
+
+    Args:
+        values: ``error`` and ``n``, from :meth:`GroupedErrors.compute`.
+        names: of the groups, or corruption and severity of each.
+    """
+    error, n = (torch.as_tensor(values[key]).reshape(-1).tolist() for key in ("error", "n"))
+    found = []
+    for name, e, count in zip(names, error, n, strict=False):
+        if count and math.isnan(e):
+            condition = name[:1] if name == ("clean", 0) else name
+            found.append(name if isinstance(name, str) else " ".join(map(str, condition)))
+    return found
 
 
 def reliability(

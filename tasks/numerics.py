@@ -25,6 +25,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed import ReduceOp
 
+from cnsn.checkpoint import not_finite
+
 __all__ = ["NonFinite", "NonFiniteError", "WatchClasses", "WatchNumbers"]
 
 NonFinite = Literal["stop", "skip"]
@@ -159,9 +161,8 @@ class WatchNumbers(L.Callback):
         # Finite gradients can make infinite weights.
         weights = {k: v for k, v in checkpoint["state_dict"].items() if v.is_floating_point()}
         if not nn.utils.get_total_norm(weights.values(), float("inf")).isfinite():
-            bad = [name for name, value in weights.items() if not value.isfinite().all()]
             raise NonFiniteError(
-                f"Expected finite weights, but those of {bad[0]} are not after step "
+                f"Expected finite weights, but those of {not_finite(weights)} are not after step "
                 f"{trainer.global_step}: {self._remedy()}"
             )
         self._saved = trainer.global_step

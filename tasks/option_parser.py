@@ -1,16 +1,19 @@
-"""A command line's parser that says what is wrong in one sentence."""
+"""A command line's parser: one sentence where it is wrong, and no option of another class."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import sys
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from unittest.mock import patch
 
+from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
-__all__ = ["TaskParser"]
+__all__ = ["TaskParser", "own_options"]
 
 
 class TaskParser(LightningArgumentParser):
@@ -19,6 +22,35 @@ class TaskParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sys.stderr.write(f"error: {plain(message, self._option_string_actions)}\n")
         sys.exit(2)
+
+
+@contextmanager
+def own_options(say: Callable[[str], None]) -> Iterator[None]:
+    """Within it, a class takes the place of another without the options that were given to that.
+
+    A parser would keep those that the new class happens to know by name: a width of 2 meant for
+    WideResNet, as AllConv's.
+
+    Args:
+        say: is told, once, what is dropped.
+    """
+    said: set[str] = set()
+
+    def drop(parser: Any, before: Any, value: Any) -> None:
+        if not before or "init_args" not in before or before["class_path"] == value["class_path"]:
+            return
+        dropped = list(before.init_args.items(branches=True, nested=False))
+        named = ", ".join(f"{name} {given}" for name, given in dropped)
+        before.init_args = Namespace()
+        before.pop("dict_kwargs", None)
+        old, new = (str(one["class_path"]).rpartition(".")[2] for one in (before, value))
+        sentence = f"{new} takes the place of {old}, whose options do not hold for it: {named}."
+        if named and sentence not in said:
+            said.add(sentence)
+            say(sentence)
+
+    with patch.object(_typehints, "discard_init_args_on_class_path_change", drop):
+        yield
 
 
 def plain(message: str, known: Iterable[str] = ()) -> str:

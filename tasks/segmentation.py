@@ -26,7 +26,7 @@ from data.segmentation_labels import CLASSES, IGNORE
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_matrix
 from tasks.optim import OptimizerSpec
-from tasks.segmentation_inference import EvaluationSpec, centre_of, segment
+from tasks.segmentation_inference import NO_CLASS, EvaluationSpec, centre_of, segment
 from tasks.segmentation_metrics import ConfusionMatrices, iou_of
 from tasks.segmentation_pictures import (
     Example,
@@ -161,7 +161,8 @@ class Segmentation(CNSNModule):
         else:
             outputs = self(images)
         heads = outputs if isinstance(outputs, dict) else {"out": outputs}
-        pixels = self._labelled_pixels(label)
+        pixels = self._pixels = self._labelled_pixels(label)
+        self._crop_pixels = label[0].numel()
         losses = {"ce": pixel_cross_entropy(heads["out"], label, pixels)}
         loss = losses["ce"]
         if "aux" in heads:
@@ -176,6 +177,27 @@ class Segmentation(CNSNModule):
         if self.trainer.world_size > 1:
             pixels = self.trainer.strategy.reduce(pixels, reduce_op="mean")
         return pixels
+
+    # Of a step that is cut into several forwards, the mean is over the pixels of all of them, which
+    # are known once the last is there. Until then the pixels of one crop stand for them, so that
+    # the size of the gradients stays usual.
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._pixels_of_step = torch.zeros((), device=self.device)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        taken = self.trainer.accumulate_grad_batches
+        if taken > 1:
+            self._pixels_of_step += self._pixels
+            loss = loss * (taken * self._pixels / self._crop_pixels)
+        super().backward(loss, *args, **kwargs)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients and self.trainer.accumulate_grad_batches > 1:
+            torch._foreach_mul_(gradients, self._crop_pixels / self._pixels_of_step.clamp(min=1))
 
     def on_train_epoch_end(self) -> None:
         if self.pictures and self.trainer.is_global_zero:
@@ -214,10 +236,15 @@ class Segmentation(CNSNModule):
         self.confusion.update(predicted, label, batch["domain"])
 
     def _scores(self) -> dict[str, dict[str, Tensor]]:
-        counts = self.confusion.compute()
+        counts, unknown = self.confusion.compute(), self.confusion.without_class().tolist()
         self.confusion.reset()
         self.counts = counts.cpu()
-        return {domain: iou_of(self.counts[i]) for i, domain in enumerate(DOMAINS)}
+        scores = {domain: iou_of(self.counts[i]) for i, domain in enumerate(DOMAINS)}
+        bad = [domain for domain, pixels in zip(DOMAINS, unknown, strict=True) if pixels]
+        self.refuse_not_finite([f"the {domain}'s images" for domain in bad])
+        for domain in bad:
+            scores[domain] = {name: value * math.nan for name, value in scores[domain].items()}
+        return scores
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch)
@@ -276,9 +303,11 @@ class Segmentation(CNSNModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         spec = self.evaluation
-        predicted = segment(self.logits, batch["image"], spec).to(torch.uint8).cpu().numpy()
-        for position, found in zip(batch["index"].tolist(), predicted, strict=True):
+        predicted = segment(self.logits, batch["image"], spec).cpu()
+        for position, classes in zip(batch["index"].tolist(), predicted, strict=True):
             name, image = datamodule.plain.named(position)
+            self.refuse_not_finite([name] if (classes == NO_CLASS).any() else [])
+            found = classes.to(torch.uint8).numpy()
             if spec.mode == "centre":
                 image = centre_of(image, spec.window)
             array = image.permute(1, 2, 0).contiguous().numpy()

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["EvaluationSpec", "Mode", "centre_of", "segment"]
+__all__ = ["NO_CLASS", "EvaluationSpec", "Mode", "centre_of", "segment"]
 
 Mode = Literal["full", "slide", "centre"]
+NO_CLASS = -1  # of a pixel whose outputs are NaN or infinite
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def centre_of(x: Tensor, window: int) -> Tensor:
 def segment(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: EvaluationSpec) -> Tensor:
     """Class numbers, int64 (B, H, W), of images (B, 3, H, W); with "centre", of their middle.
 
+    A pixel is of no class, -1, where an output that it follows from is not finite.
+
     Args:
         logits_of: the network: (B, 3, h, w) to (B, classes, h, w).
         images: normalised, all of one size.
@@ -86,7 +89,8 @@ def segment(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: Evaluat
             scaled = F.interpolate(images, shape, mode="bilinear", align_corners=False)
         for mirrored in (False, True) if spec.flip else (False,):
             view = scaled.flip(-1) if mirrored else scaled
-            scores = _windows(logits_of, view, spec) if spec.mode == "slide" else logits_of(view)
+            slide = spec.mode == "slide"
+            scores = _windows(logits_of, view, spec) if slide else _known(logits_of(view))
             scores = scores.flip(-1) if mirrored else scores
             if scale != 1:
                 scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
@@ -94,7 +98,13 @@ def segment(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: Evaluat
                 scores = scores.float().softmax(1)
             total = scores if total is None else total + scores
     assert total is not None
-    return total.argmax(1)
+    return total.argmax(1).masked_fill(total[:, 0].isnan(), NO_CLASS)
+
+
+def _known(logits: Tensor) -> Tensor:
+    """The logits (B, classes, H, W); all of a pixel are NaN where one is not finite."""
+    unknown = ~logits.sum(1, keepdim=True, dtype=torch.float32).isfinite()
+    return logits.masked_fill(unknown, torch.nan)
 
 
 def _windows(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: EvaluationSpec) -> Tensor:
@@ -104,7 +114,7 @@ def _windows(logits_of: Callable[[Tensor], Tensor], images: Tensor, spec: Evalua
     times = images.new_zeros((1, 1, height, width), dtype=torch.float32)
     for rows in _spans(height, spec):
         for columns in _spans(width, spec):
-            scores = logits_of(images[..., rows, columns]).float().softmax(1)
+            scores = _known(logits_of(images[..., rows, columns])).float().softmax(1)
             if total is None:
                 shape = (len(images), scores.shape[1], height, width)
                 total = images.new_zeros(shape, dtype=torch.float32)

@@ -29,25 +29,37 @@ class ConfusionMatrices(Metric):
 
     full_state_update = False
     counts: Tensor
+    unknown: Tensor
 
     def __init__(self, domains: int, classes: int) -> None:
         super().__init__()
         self.classes = classes
         zeros = torch.zeros(domains, classes, classes, dtype=torch.int64)
         self.add_state("counts", zeros, dist_reduce_fx="sum")
+        self.add_state("unknown", zeros[:, 0, 0].clone(), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, label: Tensor, domain: int) -> None:
-        """Add images: class numbers, int64 (...), and labels (...) with 255 for ignored ones."""
-        # Ignored pixels have a place of their own: to leave them out would wait for the device.
+        """Add images: class numbers, int64 (...), and labels (...) with 255 for ignored ones.
+
+        A class number below 0 says that the network gave none.
+        """
+        # Those two have places of their own: to leave them out would wait for the device.
         places = self.classes**2
-        pair = torch.where(label == IGNORE, places, label * self.classes + predicted).flatten()
-        found = torch.zeros(places + 1, dtype=torch.int64, device=pair.device)
+        pair = torch.where(predicted < 0, places + 1, label * self.classes + predicted)
+        pair = torch.where(label == IGNORE, places, pair).flatten()
+        found = torch.zeros(places + 2, dtype=torch.int64, device=pair.device)
         found.scatter_add_(0, pair, torch.ones_like(pair))
+        self.unknown[domain] += found[places + 1]
         self.counts[domain] += found[:places].view(self.classes, self.classes)
 
     def compute(self) -> Tensor:
         """int64 (domains, classes, classes), rows the truth."""
         return self.counts
+
+    def without_class(self) -> Tensor:
+        """Labelled pixels that the network gave no class, of all processes: int64 (domains,)."""
+        with self.sync_context():
+            return self.unknown.clone()
 
 
 def iou_of(confusion: Tensor) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from data.text import IMDbToSST2
 from data.text_glove import find_glove
 from tasks.base import CNSNModule, CrossNormTraining
 from tasks.logged_media import log_test_sets
-from tasks.metrics import reliability
+from tasks.metrics import not_finite_in, reliability
 from tasks.optim import OptimizerSpec
 from tasks.text_metrics import TextMetrics, summarise
 
@@ -148,7 +148,9 @@ class Text(CNSNModule):
 
     def _evaluated(self) -> dict[str, Any]:
         assert self.test_metrics is not None
-        return summarise(self.test_metrics.compute(), self.data.groups)
+        values = self.test_metrics.compute()
+        self.refuse_not_finite(not_finite_in(values, self.data.groups))
+        return summarise(values, self.data.groups)
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()

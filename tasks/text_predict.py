@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, insert, nets
-from cnsn.checkpoint import key_report, read_state_dict
+from cnsn.checkpoint import key_report, not_finite, read_state_dict
 from data.text_batches import EncodedTexts
 from data.text_tokens import Vocabulary, tokenise
 
@@ -51,6 +51,8 @@ class Predictor:
         own = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
         if report := key_report(self.network, own):
             raise ValueError(f"Expected {path} to hold its network's weights, but {report}.")
+        if bad := not_finite(own):
+            raise ValueError(f"Expected finite weights in {path}, but NaN or infinite are {bad}.")
         self.network.load_state_dict(own, strict=True)
         self.network.eval()
 
@@ -71,6 +73,13 @@ class Predictor:
         by_length = encoded.lengths.argsort(stable=True)
         batches = [encoded[positions] for positions in by_length.split(batch_size)]
         logits = torch.cat([self.network(b["tokens"], b["length"]) for b in batches])
+        finite = logits.isfinite().all(-1)
+        if not finite.all():
+            number = int(by_length[~finite].min()) + 1
+            raise ValueError(
+                f"Expected finite outputs, but those of the network are NaN or infinite on text "
+                f"{number}: take another checkpoint."
+            )
         return torch.empty_like(logits).index_copy_(0, by_length, logits.softmax(-1))
 
 

@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["convert", "key_report", "load_official", "read_state_dict"]
+__all__ = ["convert", "key_report", "load_official", "not_finite", "read_state_dict"]
 
 Net = TypeVar("Net", bound=nn.Module)
 LISTED_KEYS = 8
 
 
 class _Ignored:
-    """Stands for a NumPy number in a checkpoint, such as its best accuracy: none is a weight."""
+    """Stands for a NumPy number or options in a checkpoint: none is a weight."""
 
     def __init__(self, *parts: object) -> None:
         pass
@@ -41,10 +41,16 @@ NUMPY_NUMBERS: list[Any] = [
     (_Ignored, f"numpy.{name}")
     for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")
 ]
+# The options that torchvision's training scripts keep beside the weights.
+IGNORED: list[Any] = [*NUMPY_NUMBERS, (_Ignored, "argparse.Namespace")]
+# Of batches that a batch norm has seen, which files of old or of other libraries do without.
+COUNTER = "num_batches_tracked"
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights in `path`, without the prefixes of DataParallel; nothing in it is executed.
+
+    They may stand under ``state_dict``, or ``model`` as in torchvision's training scripts.
 
     Args:
         path: a file of ``torch.save``, or one that ends in ``.safetensors``.
@@ -69,8 +75,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"read safely ({_reason(error)}). Nothing in it was executed; download it again, or "
             "save it anew as torch.save(net.state_dict(), path)."
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for name in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"Expected {path} to hold a state dict of tensors, but it does not.")
     if odd := [str(key)[:80] for key, value in content.items() if not _is_plain(value)]:
@@ -109,7 +117,7 @@ def _read_pickle(path: Path) -> Any:
         with zipfile.ZipFile(path) as file:
             if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than its size, as bombs do")
-    with torch.serialization.safe_globals(NUMPY_NUMBERS):
+    with torch.serialization.safe_globals(IGNORED):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -190,9 +198,13 @@ def load_official(net: Net, path: str | Path) -> Net:
 
 
 def key_report(net: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """How the keys and shapes of `state` differ from those of `net`; empty where they do not."""
+    """How the keys and shapes of `state` differ from those of `net`; empty where they do not.
+
+    Without any counter of batches it fits: those of `net` then stay.
+    """
     own = net.state_dict()
-    missing = [key for key in own if key not in state]
+    counted = any(key.endswith(COUNTER) for key in state)
+    missing = [key for key in own if key not in state and (counted or not key.endswith(COUNTER))]
     unexpected = [key for key in state if key not in own]
     reshaped = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
@@ -204,6 +216,13 @@ def key_report(net: nn.Module, state: Mapping[str, Tensor]) -> str:
     return (
         f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; "
         f"{_listed('of another shape', reshaped)}"
+    )
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str:
+    """Which tensors of `state` hold NaN or infinity, in words; empty where none does."""
+    return ", ".join(
+        [key for key, value in state.items() if not value.isfinite().all()][:LISTED_KEYS]
     )
 
 

@@ -33,13 +33,25 @@ class ResNet50(resnet.ResNet):
         super().__init__(resnet.Bottleneck, BLOCKS, num_classes=num_classes)
 
 
+class _InstanceNorm(nn.InstanceNorm2d):
+    """Says in a sentence that a map of one pixel has no spread to divide by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2] * x.shape[-1] < 2:
+            raise ValueError(
+                "Expected maps of at least 2 pixels for instance normalisation, but got one of "
+                f"shape {tuple(x.shape)}: give larger images, or a network without it."
+            )
+        return super().forward(x)
+
+
 class IBN(nn.Module):
     """Instance normalisation of the first half of the channels, batch normalisation of the rest."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.split = channels // 2
-        self.IN = nn.InstanceNorm2d(self.split, affine=True)
+        self.IN = _InstanceNorm(self.split, affine=True)
         self.BN = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +65,7 @@ class InstanceNormBottleneck(SitedBottleneck):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels // resnet.Bottleneck.expansion)
-        self.IN = nn.InstanceNorm2d(channels, affine=True)
+        self.IN = _InstanceNorm(channels, affine=True)
 
     def at(self, site: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.IN(x) if site == "post" else super().at(site, x, mask)
@@ -72,7 +84,7 @@ class IBNResNet50(ResNet50):
             for block in (*self.layer1, *self.layer2, *self.layer3):
                 block.bn1 = IBN(block.bn1.num_features)
             return
-        self.bn1: nn.Module = nn.InstanceNorm2d(self.conv1.out_channels, affine=True)
+        self.bn1: nn.Module = _InstanceNorm(self.conv1.out_channels, affine=True)
         for layer in (self.layer1, self.layer2):
             layer[-1] = InstanceNormBottleneck(layer[-1].conv3.out_channels)
             draw_convolutions(layer[-1])

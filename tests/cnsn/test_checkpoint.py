@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import re
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 from cnsn import CNSNSpec, insert, load_official
-from cnsn.checkpoint import convert, read_state_dict
+from cnsn.checkpoint import convert, not_finite, read_state_dict
 from cnsn.checkpoint.__main__ import main
 from cnsn.nets import resnet50, resnet50_ibn, wide_resnet
 
@@ -233,3 +234,29 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load_official(build(), tmp_path / "w.safetensors")
     with pytest.raises(ModuleNotFoundError, match="pip install safetensors"):
         convert(tmp_path / "ckpt", tmp_path / "new.safetensors")
+
+
+def test_weights_of_torchvisions_training_scripts(tmp_path: Path) -> None:
+    source = wide_resnet(depth=10, width=1)
+    options = argparse.Namespace(lr=0.1, device="cuda", milestones=[30, 60], output=None)
+    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+    content = {"model": state, "optimizer": {"state": {}}, "epoch": 89, "args": options}
+    torch.save(content, tmp_path / "model_89.pth")
+    found = read_state_dict(tmp_path / "model_89.pth")
+    assert found.keys() == source.state_dict().keys()
+    assert all(torch.equal(found[key], value) for key, value in source.state_dict().items())
+
+
+def test_without_the_counters_of_batch_norms(tmp_path: Path) -> None:
+    source, target = (wide_resnet(depth=10, width=1) for _ in range(2))
+    state = {k: v for k, v in source.state_dict().items() if "num_batches_tracked" not in k}
+    torch.save(state, tmp_path / "old.pth")
+    load_official(target, tmp_path / "old.pth")
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value)
+    # A file that has them for some layers lost the others.
+    counter = "bn1.num_batches_tracked"
+    torch.save({**state, counter: torch.tensor(7)}, tmp_path / "some.pth")
+    with pytest.raises(ValueError, match=r"missing: .*num_batches_tracked"):
+        load_official(target, tmp_path / "some.pth")
+    assert not_finite({**state, "fc.bias": torch.tensor([torch.nan])}) == "fc.bias"

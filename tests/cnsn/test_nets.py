@@ -26,6 +26,7 @@ from cnsn.nets import (
     resnext29,
     wide_resnet,
 )
+from cnsn.nets.resnet import Variant
 
 State = Mapping[str, Tensor]
 # The network, the position of both layers, the number of parameters, and the start of the SHA-256
@@ -485,3 +486,11 @@ def test_first_weights() -> None:
     assert classifier.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.03)
     heads = (classifier, densenet40().fc, allconv().classifier)
     assert not any(head.bias.any() for head in heads)
+
+
+@pytest.mark.parametrize("variant", ["a", "b"])
+@pytest.mark.parametrize("training", [True, False])
+def test_instance_norm_of_one_pixel_is_refused_in_words(variant: Variant, training: bool) -> None:
+    net = resnet50_ibn(variant=variant, num_classes=2).train(training)
+    with pytest.raises(ValueError, match=r"at least 2 pixels .* \(2, \d+, 1, 1\)"):
+        net(torch.randn(2, 3, 4, 4))

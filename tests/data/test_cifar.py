@@ -92,3 +92,17 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="test_batch"):
         read_cifar(tmp_path, train=False)
     assert not witness.exists()
+
+
+def test_corrupted_images_of_another_size_are_refused_with_both(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    images, labels = read_cifar(tmp_path, train=False)
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    np.save(folder / "fog.npy", np.tile(images.repeat(2, 1).repeat(2, 2), (5, 1, 1, 1)))
+    with pytest.warns(UserWarning, match="subset"):
+        data = CIFAR(str(tmp_path), corruptions=["fog"])
+        data.setup("fit")
+    with pytest.raises(ValueError, match=r"fog\.npy to be 32x32, as .*, but got 64x64"):
+        data.setup("test")

@@ -77,7 +77,7 @@ class Fault:
         class Schedule(torch.utils.data.Dataset[Any]):
             def __init__(self, inner: Any) -> None:
                 self.inner = inner
-                self.per_epoch = inner.per_epoch
+                self.per_epoch, self.samples = inner.per_epoch, inner.samples
 
             def __getitem__(self, number: int) -> Any:
                 if number == fault.number:
