@@ -20,6 +20,7 @@ from typing import Any
 import lightning as L
 from filelock import FileLock, Timeout
 
+from data.records import json_text
 from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
 
 __all__ = ["RunDirectory", "config_hash", "finished_fit", "name_of", "portable", "recipe_of"]
@@ -335,4 +336,4 @@ class RunDirectory:
             part.unlink(missing_ok=True)
 
     def finish(self, record: Config) -> None:
-        self.write("finished.json", json.dumps(record, indent=1) + "\n")
+        self.write("finished.json", json_text(record, indent=1) + "\n")
