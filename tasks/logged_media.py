@@ -61,7 +61,7 @@ def log_matrix(
     if not taking or not matrix:
         return
     columns = sorted({c for row in matrix.values() for c in row}, key=lambda c: (c == "mean", c))
-    data = [[name, *(_value(row.get(column)) for column in columns)] for name, row in matrix.items()]
+    data = [[name, *(_value(row.get(c)) for c in columns)] for name, row in matrix.items()]
     picture = _heat_map(list(matrix), columns, [line[1:] for line in data], title or key)
     for logger in taking:
         logger.log_table(key=key, columns=[corner or key, *columns], data=data)
