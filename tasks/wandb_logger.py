@@ -8,10 +8,12 @@ with the same one. A sweep's agent says itself which run it is. Groups: see task
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import os
 import ssl
+import threading
 import urllib.error
 import urllib.request
 import uuid
@@ -137,17 +139,28 @@ def _identity(folder: Path, job: str) -> str:
 
 
 def unreachable() -> str:
-    """Why the service does not answer; "" where it does, whatever it answers."""
+    """Why the service does not answer; "" where it does, whatever it answers.
+
+    In a thread, as the search for a host's address has no time limit of its own.
+    """
     base = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(_fault_of(base)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    fault = found[0] if found else f"not in {PATIENCE} seconds"
+    return f"{base} does not answer ({fault})" if fault else ""
+
+
+def _fault_of(base: str) -> str:
     try:
         urllib.request.urlopen(base, timeout=PATIENCE).close()
     except urllib.error.HTTPError:
         return ""
-    except (OSError, ValueError) as error:
-        # Certificates are for the library to judge, which may know others.
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        known = isinstance(reason, ssl.SSLCertVerificationError)
-        return "" if known else f"{base} does not answer ({quoted(str(reason))})"
+        # Certificates are for the library to judge, which may know others.
+        return "" if isinstance(reason, ssl.SSLCertVerificationError) else quoted(reason)
     return ""
 
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from data.corruptions import CORRUPTIONS
-from tasks import dashboards
+from tasks import dashboards, wandb_logger
 from tasks.cli import TaskCLI, expected_recipe
 from tasks.dashboards import Panel, Spec, workspace_of
 from tasks.run_titles import Titles
@@ -226,6 +226,16 @@ def test_without_a_network_a_run_goes_to_disk_at_once(
     (run,) = offline_runs(tmp_path)
     assert run.group == "g" and "train/loss" in run.names
     assert "val/iou" not in run.names, "NaN is no value"
+
+
+def test_a_service_that_takes_calls_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_logger, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("WANDB_BASE_URL", base)
+        assert wandb_logger.unreachable().startswith(f"{base} does not answer (")
+    monkeypatch.setenv("WANDB_BASE_URL", "boards.example")
+    assert "unknown url type" in wandb_logger.unreachable()
 
 
 def test_a_service_that_refuses_a_run_is_done_without(
