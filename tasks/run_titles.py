@@ -47,11 +47,12 @@ def titles_of(task: str, config: Options, recipe: Options, measured: Options) ->
     kind = config["model"]["cnsn"]["kind"]
     method = _joined("baseline" if kind == "none" else kind, layers | model.pop("crossnorm", {}))
     data, options = _data(config["data"], recipe["data"])
-    files = {k: v for k, v in measured.items() if isinstance(v, str)}
+    files: dict[str, Any] = {k: v for k, v in measured.items() if isinstance(v, str)}
     files |= {k: model[k] for k in MODEL_FILES if isinstance(model.get(k), str)}
     if "start" in recipe:
         files["start"] = Path(recipe["start"]).parents[1]  # of <run>/checkpoints/<file>
-    rest = _joined("", model | options | measured | {k: Path(v).name for k, v in files.items()})
+    named = {k: Path(v).name for k, v in files.items()}
+    rest = _joined("", {**model, **options, **measured, **named})
     # The schedule comes last, as it is what all runs of a YAML share, and may be cut.
     changed = " ".join(filter(None, (rest, _joined("", schedule))))
     group = ", ".join(filter(None, ("/".join((task, data, network, method)), changed)))
