@@ -1,17 +1,36 @@
-"""The small JSON files that say how a folder of data was made."""
+"""JSON that any parser reads, and the small files of it that say how a folder of data was made."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from data.errors import quoted
 
-__all__ = ["read_record", "write_record"]
+__all__ = ["json_text", "read_record", "write_record"]
 
 _LARGEST = 1 << 20  # bytes; a real one has some hundred
+
+
+def json_text(value: Any, *, sort_keys: bool = False, indent: int | None = None) -> str:
+    """`value` as JSON, which has no NaN and no infinity.
+
+    NaN, where nothing was measured, becomes null; infinity, as an option may be, the string "inf".
+    """
+    return json.dumps(_finite(value), allow_nan=False, sort_keys=sort_keys, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -40,7 +59,7 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
     """Write it whole or not at all; to be called by one process at a time."""
     part = path.with_name(f".{path.name}.part")
     with part.open("w") as file:
-        file.write(json.dumps(content) + "\n")
+        file.write(json_text(content) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)

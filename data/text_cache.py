@@ -26,7 +26,7 @@ from data.text_tokens import PAD, Vocabulary, tokenise
 
 __all__ = ["Corpus", "cache_folder", "open_corpus"]
 
-VERSION = 1  # of the files' layout, and of the way from text to words
+VERSION = 2  # of the files' layout, and of the way from text to words
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """GloVe's word vectors for the words of a vocabulary, and no others.
 
 A file has a line a word: the word, then its numbers, separated by spaces. It is read line by line,
-so that memory holds the wanted vectors alone. Source: Pennington et al. 2014,
-https://nlp.stanford.edu/projects/glove/
+so that memory holds the wanted vectors alone. word2vec's and fastText's text files have the number
+of words and the dimension above them; a byte-order mark and blank lines mean nothing. Source:
+Pennington et al. 2014, https://nlp.stanford.edu/projects/glove/
 """
 
 from __future__ import annotations
@@ -97,9 +98,14 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
                         f"Expected {path}, line {number} to be a word and {dimension} numbers, but "
                         f"it has more than {longest} bytes: the file is malformed, fetch it again."
                     )
-                word, _, numbers = line.rstrip(b" \r\n").partition(b" ")
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                line = line.rstrip(b" \r\n")
+                word, _, numbers = line.partition(b" ")
                 found = numbers.count(b" ") + 1 if numbers else 0
                 if found != dimension:
+                    if not line or (number == 1 and _is_header(line, path, source, dimension)):
+                        continue
                     # More fields: a word with spaces, which no vocabulary of ours has.
                     _check_fields(path, source, number, line, found, dimension)
                     continue
@@ -117,15 +123,29 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
     return WordVectors(vectors, known, source)
 
 
+def _is_header(line: bytes, path: Path, source: str, dimension: int) -> bool:
+    """Whether the first line is the number of words and the dimension, such as "400000 300"."""
+    fields = line.split(b" ")
+    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+        return False
+    if int(fields[1]) != dimension:
+        raise _of_another_dimension(path, source, int(fields[1]), dimension)
+    return True
+
+
+def _of_another_dimension(path: Path, source: str, found: int, dimension: int) -> ValueError:
+    return ValueError(
+        f"Expected vectors of dimension {dimension}, but {source} in {path} has {found}: give "
+        f"the file of that dimension, or set `--model.network.init_args.dimension {found}`."
+    )
+
+
 def _check_fields(
     path: Path, source: str, number: int, line: bytes, found: int, dimension: int
 ) -> None:
-    tail = line.rstrip(b" \r\n").rsplit(b" ", dimension)[1:]
-    if number == 1 and 2 < found != dimension:
-        raise ValueError(
-            f"Expected vectors of dimension {dimension}, but {source} in {path} has {found}: give "
-            f"the file of that dimension, or set `--model.network.init_args.dimension {found}`."
-        )
+    tail = line.rsplit(b" ", dimension)[1:]
+    if number == 1 and found > 2:
+        raise _of_another_dimension(path, source, found, dimension)
     if found < dimension or len(tail) < dimension:
         raise ValueError(
             f"Expected {path}, line {number} to be a word and {dimension} numbers, but it has "
@@ -181,7 +201,9 @@ def _opened(path: Path, dimension: int) -> Iterator[tuple[IO[bytes], str]]:
 
 
 def _member(path: Path, names: list[str], dimension: int) -> str:
-    texts = [name for name in names if name.endswith(".txt")]
+    # What the Finder packs beside a file, "__MACOSX/._NAME", is no text.
+    own = (name for name in names if not name.rpartition("/")[2].startswith("._"))
+    texts = [name for name in own if name.endswith((".txt", ".vec"))]
     fitting = [name for name in texts if f".{dimension}d." in name] or texts
     if len(fitting) != 1:
         raise ValueError(

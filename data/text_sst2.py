@@ -33,7 +33,10 @@ _ARCHIVES = ("trainDevTestTrees_PTB.zip", "SST-2.zip", "stanfordSentimentTreeban
 _RELEASE = ("datasetSentences.txt", "datasetSplit.txt", "dictionary.txt", "sentiment_labels.txt")
 _FILES = {*(f"{split}.{end}" for split in SENTENCES for end in ("tsv", "txt")), *_RELEASE}
 _LARGEST = 64 << 20  # bytes of a file; the largest real one is dictionary.txt with 12 million
-_NODE = re.compile(r"\(\d ([^()\s]+)\)")
+# A word of a tree, and what else a tree is made of. Only a plain space separates: words may hold
+# others, such as the no-break space of "8 1/2".
+_NODE = re.compile(r"\([0-4] ([^() ]+)\)")
+_BRANCHES = re.compile(r"(?:\([0-4] |[ )])*")
 _SPLIT_CODES: dict[str, Split] = {"1": "train", "2": "test", "3": "dev"}
 
 Files = dict[str, bytes]
@@ -137,7 +140,10 @@ def _lines(place: str, content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _table(place: str, content: bytes) -> LabelledTexts | None:
-    """The sentences of a .tsv file; None for GLUE's test file, which has no labels."""
+    """The sentences of a .tsv file; None where it has no labels, as GLUE's test file.
+
+    That file's labels are left out, or all -1.
+    """
     lines = _lines(place, content)
     header = next(lines, ("", ""))[1].split("\t")
     if header == ["index", "sentence"]:
@@ -148,13 +154,16 @@ def _table(place: str, content: bytes) -> LabelledTexts | None:
             f"its first line is {quoted(str(header))}."
         )
     sentence, label = header.index("sentence"), header.index("label")
-    texts = LabelledTexts()
-    for here, line in lines:
-        cells = line.split("\t")
+    rows = [(here, line.split("\t")) for here, line in lines]
+    for here, cells in rows:
         if len(cells) != len(header):
             raise ValueError(
                 f"Expected {here} to have {len(header)} columns, but got {len(cells)}."
             )
+    if rows and all(cells[label].strip() == "-1" for _, cells in rows):
+        return None
+    texts = LabelledTexts()
+    for here, cells in rows:
         if cells[label].strip() not in ("0", "1"):
             raise ValueError(
                 f"Expected the label in {here} to be 0 or 1, but got {cells[label].strip()!r}."
@@ -167,7 +176,8 @@ def _trees(place: str, content: bytes) -> LabelledTexts:
     texts = LabelledTexts()
     for here, line in _lines(place, content):
         words = _NODE.findall(line)
-        if line[:1] != "(" or line[1:2] not in "01234" or line[2:3] != " " or not words:
+        whole = _BRANCHES.fullmatch(_NODE.sub("", line)) and line.count("(") == line.count(")")
+        if not words or not line.startswith("(") or not whole:
             raise ValueError(
                 f"Expected {here} to be a tree such as (3 (2 A) (4 gem)), but got {line[:40]!r}."
             )

@@ -71,10 +71,12 @@ from tasks.run_directory import (
     RunDirectory,
     config_hash,
     finished_fit,
+    measured_of,
     name_of,
     portable,
     recipe_of,
 )
+from tasks.run_titles import Titles, titles_of
 from tasks.speed import SpeedMonitor, in_words
 from tasks.trained_in import TrainedIn
 
@@ -216,12 +218,12 @@ class TaskCLI(LightningCLI):
 
     def _describe_to_loggers(self, config: Any) -> None:
         """Give loggers what the run is, where they have such an option that was left open."""
-        stems = [Path(str(path)).stem for path in config.config or []]
         network = config.model.network.class_path.rpartition(".")[2]
+        titles = self._titles()
         described = {
             "save_dir": str(self.directory.path),
-            "name": f"{config.name}/seed{config.seed_everything}",
-            "group": f"{self.task}/{'+'.join(s for s in stems if s != 'wandb') or 'default'}",
+            "name": titles.name,
+            "group": titles.group,
             "job_type": self.subcommand,
             "tags": [self.task, network, config.model.cnsn.kind],
         }
@@ -230,6 +232,12 @@ class TaskCLI(LightningCLI):
             for name, value in described.items():
                 if name in options and options[name] is None:
                     options[name] = value
+
+    def _titles(self) -> Titles:
+        config = self.config[self.subcommand].as_dict()
+        defaults = self._parser(self.subcommand).get_defaults().as_dict()
+        measured = {} if self.subcommand == "fit" else measured_of(config, defaults)
+        return titles_of(self.task, config, self.recipe, measured)
 
     def _rehearse(self, config: Any) -> None:
         """Build the model once without data, so that a mistake in it shows before they are read.

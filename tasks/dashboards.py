@@ -5,7 +5,8 @@
     python -m tasks.dashboards text --project my-project --entity TEAM
 
 Sections hold panels of metrics that the task logs (see tasks/wandb_logger.py); a workspace shows
-the runs with the task's tag, grouped by configuration. Building needs the extra `dashboards`.
+the runs with the task's tag, by their groups (tasks/run_titles.py), so that a bar is a mean over
+seeds. Building needs the extra `dashboards`.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def workspace_of(spec: Spec, *, entity: str, project: str) -> Any:
         if panel.kind == "line":
             return wr.LinePlot(title=panel.title, x=STEP, y=metrics, log_y=panel.log_y)
         if panel.kind == "bar":
-            # Seeds of a configuration as one bar, with their spread.
+            # A group's seeds as one bar, with their spread.
             return wr.BarPlot(
                 title=panel.title,
                 metrics=metrics,

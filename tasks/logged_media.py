@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def log_matrix(
     Args:
         loggers: of the trainer.
         key: ``split/name``.
-        matrix: values by row and column; a row may lack columns.
+        matrix: values by row and column; a row may lack columns, and NaN is no value.
         corner: what the rows are.
         title: of the picture.
     """
@@ -60,11 +61,16 @@ def log_matrix(
     if not taking or not matrix:
         return
     columns = sorted({c for row in matrix.values() for c in row}, key=lambda c: (c == "mean", c))
-    data = [[name, *(row.get(column) for column in columns)] for name, row in matrix.items()]
+    data = [[name, *(_value(row.get(c)) for c in columns)] for name, row in matrix.items()]
     picture = _heat_map(list(matrix), columns, [line[1:] for line in data], title or key)
     for logger in taking:
         logger.log_table(key=key, columns=[corner or key, *columns], data=data)
         logger.log_image(key=f"{key}_picture", images=[picture])
+
+
+def _value(found: float | None) -> float | None:
+    """None for NaN, which JSON, as tables are stored in, does not have."""
+    return None if found is None or math.isnan(found) else found
 
 
 def _heat_map(

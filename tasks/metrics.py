@@ -5,6 +5,10 @@
 Source of ECE: Guo et al. 2017, https://arxiv.org/abs/1706.04599. mCE on CIFAR is the plain mean
 over corruptions of the mean error over severities; ImageNet-C's divides each corruption's mean by
 AlexNet's (Hendrycks & Dietterich 2019, https://arxiv.org/abs/1903.12261).
+
+The mean corruption ECE, ``corrupted_ece``, is that same mean of every condition's own ECE. The
+pooled ECE of reliability diagrams is another number: conditions and seeds share one set of bins
+there, in which gaps of opposite sign cancel, so that it is never larger (equal counts).
 """
 
 from __future__ import annotations
@@ -107,7 +111,8 @@ def reliability(
 ) -> dict[str, dict[str, list[float]]]:
     """What reliability diagrams are drawn from: ``n``, ``accuracy`` and ``confidence`` by bin.
 
-    An empty bin has accuracy and confidence 0.
+    An empty bin has accuracy and confidence 0. The groups of a part share the bins, whose ECE is
+    therefore the pooled one.
 
     Args:
         counts: from :meth:`GroupedErrors.counts`.
@@ -187,8 +192,9 @@ def summarise(
     """The figures of a test: a summary, and error, ECE and n of every condition.
 
     ``mce`` and ``corrupted_ece`` are means over the corruptions tested, the four extra ones left
-    out; ``corruptions`` says which those were. They are called ``partial_mce`` and
-    ``partial_corrupted_ece`` where those are not all of `complete` at all five severities.
+    out, of error and of ECE, each condition's from bins of its own; ``corruptions`` says which
+    those were. They are called ``partial_mce`` and ``partial_corrupted_ece`` where those are not
+    all of `complete` at all five severities.
 
     Args:
         values: ``error``, ``ece`` and ``n``, each one a condition; the first is the clean one.

@@ -37,5 +37,5 @@ def print_classification(record: dict[str, Any]) -> None:
     console.print(table)
     summary = ", ".join(f"{name} {100 * v:.2f} %" for name, v in record["summary"].items())
     partial = "partial_mce" in record["summary"]
-    what = "partial mean, not the set's mCE" if partial else "mCE"
+    what = "partial means, not the set's mCE" if partial else "mCE and corrupted_ece: means"
     console.print(f"{summary} ({what}: over {len(record['corruptions'])} corruptions)")

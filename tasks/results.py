@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from data.records import json_text
 
 __all__ = [
     "FORMAT",
@@ -53,6 +56,8 @@ OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
     "trained": list,
     "unit": str,
 }
+# What has no value says so by null, in older lines by NaN. Here, tables take it for absent.
+MEASURED = ("summary", "breakdown", "history")
 
 
 def check_writable(path: Path) -> None:
@@ -81,7 +86,7 @@ def append_result(path: Path, record: Record) -> None:
     Raises:
         ValueError: it cannot be written; the message holds the line, so that it is not lost.
     """
-    line = json.dumps(record, sort_keys=True, allow_nan=True) + "\n"
+    line = json_text(record, sort_keys=True) + "\n"
     try:
         _append(path, line)
     except OSError as error:
@@ -121,7 +126,7 @@ def scan(path: Path) -> Iterator[tuple[int, Record | None, str]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = _parsed(line)
         except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
             yield number, None, f"damaged: {error}"
             continue
@@ -129,6 +134,28 @@ def scan(path: Path) -> Iterator[tuple[int, Record | None, str]]:
             yield number, None, f"damaged: expected an object, but got {type(record).__name__}"
             continue
         yield number, record, fault_of(record)
+
+
+def _parsed(line: bytes) -> Any:
+    constants = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+    record = json.loads(line, parse_constant=constants.get)
+    if isinstance(record, dict):
+        record |= {key: _valued(record[key]) for key in MEASURED if key in record}
+        if isinstance(conditions := record.get("conditions"), list):
+            record["conditions"] = [c for c in conditions if not _is_empty(c)]
+    return record
+
+
+def _is_empty(condition: Any) -> bool:
+    """Whether no sample of a condition was tested."""
+    return isinstance(condition, dict) and condition.get("error", 0) is None
+
+
+def _valued(part: Any) -> Any:
+    """`part` without the entries that have no value."""
+    if isinstance(part, dict):
+        return {key: _valued(value) for key, value in part.items() if value is not None}
+    return [_valued(value) for value in part] if isinstance(part, list) else part
 
 
 def fault_of(record: Record) -> str:

@@ -20,9 +20,18 @@ from typing import Any
 import lightning as L
 from filelock import FileLock, Timeout
 
+from data.records import json_text
 from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
 
-__all__ = ["RunDirectory", "config_hash", "finished_fit", "name_of", "portable", "recipe_of"]
+__all__ = [
+    "RunDirectory",
+    "config_hash",
+    "finished_fit",
+    "measured_of",
+    "name_of",
+    "portable",
+    "recipe_of",
+]
 
 Config = dict[str, Any]
 
@@ -86,6 +95,20 @@ NEUTRAL_DATA = {
     "sst2",
     "sst2_splits",
 }
+# Of those, what decides what a test measures.
+MEASURED = {
+    "adabn",
+    "adabn_passes",
+    "adabn_selfnorm",
+    "attack",
+    "attacks",
+    "corrupted",
+    "corruptions",
+    "evaluation",
+    "severities",
+    "sst2",
+    "sst2_splits",
+}
 
 
 def recipe_of(config: Config, defaults: Config) -> Config:
@@ -121,6 +144,13 @@ def recipe_of(config: Config, defaults: Config) -> Config:
             if isinstance(value, str) and (options is data or Path(value).expanduser().is_file()):
                 options[name] = str(Path(value).expanduser().resolve())
     return recipe
+
+
+def measured_of(config: Config, defaults: Config) -> Config:
+    """What was asked for and decides what a test measures, beside :func:`recipe_of`."""
+    parts = (_asked(config[key], defaults.get(key) or {}) for key in ("model", "data"))
+    given = (part.get("init_args", part) for part in parts)
+    return {key: value for part in given for key, value in part.items() if key in MEASURED}
 
 
 def _may_act(path: str) -> bool:
@@ -335,4 +365,4 @@ class RunDirectory:
             part.unlink(missing_ok=True)
 
     def finish(self, record: Config) -> None:
-        self.write("finished.json", json.dumps(record, indent=1) + "\n")
+        self.write("finished.json", json_text(record, indent=1) + "\n")

@@ -29,7 +29,7 @@ COLUMNS = {
     "error": "clean error",
     "mce": "mean corruption error",
     "ece": "clean ECE",
-    "corrupted_ece": "corrupted ECE",
+    "corrupted_ece": "mean corruption ECE",
 }
 
 

@@ -154,7 +154,8 @@ def provenance(table: Table, runs: Runs) -> str:
     text += f"Not trained here: {given}. " if given else ""
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
     if tested:
-        text += f"Corruptions, each at 5 severities: {', '.join(tested)}. ECE: 15 bins. "
+        text += f"Corruptions, each at 5 severities: {', '.join(tested)}. "
+        text += "ECE: 15 bins, of each condition by itself, then the mean as of errors. "
     return text + made_by(records)
 
 

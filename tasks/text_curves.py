@@ -20,6 +20,7 @@ from tasks.tables import collect
 __all__ = ["draw_curves", "write_best_epochs"]
 
 PANELS = {"error": "IMDb test", "sst2_error": "SST-2"}
+KEYS = (*PANELS, "ece", "sst2_ece")
 CHOSEN_BY = "error"  # of the source: the target chooses nothing
 
 
@@ -69,8 +70,8 @@ def write_best_epochs(table: Table, results: Path) -> Path:
     """
     lines = [["network", "method", *PANELS.values(), "ECE", "SST-2 ECE", "epoch", "seeds"]]
     for row, records in _with_curves(table, results):
-        points = [min(record["history"], key=lambda at: at[CHOSEN_BY]) for record in records]
-        errors = [spread([100 * p[key] for p in points]) for key in (*PANELS, "ece", "sst2_ece")]
+        points = [min(_points(record), key=lambda at: at[CHOSEN_BY]) for record in records]
+        errors = [spread([100 * p[key] for p in points]) for key in KEYS]
         epochs = ", ".join(f"{point['epoch']:.0f}" for point in points)
         lines.append([row.network, row.name, *errors, epochs, str(len(points))])
     path = results / f"{table.key}_epochs.md"
@@ -86,16 +87,21 @@ def write_best_epochs(table: Table, results: Path) -> Path:
 
 def _with_curves(table: Table, results: Path) -> list[tuple[Row, list[dict[str, Any]]]]:
     runs = collect(table, results).get(table.dataset, {})
-    found = [(row, [r for r in runs.get(row.key, []) if r.get("history")]) for row in table.rows]
+    found = [(row, [r for r in runs.get(row.key, []) if _points(r)]) for row in table.rows]
     if not any(records for _, records in found):
         raise ValueError(f"Expected records of {table.key} with curves in {results}: run it first.")
     return [(row, records) for row, records in found if records]
 
 
+def _points(record: dict[str, Any]) -> list[dict[str, float]]:
+    """After each epoch that was evaluated on both sets."""
+    return [point for point in record.get("history", []) if point.keys() >= set(KEYS)]
+
+
 def _by_epoch(records: list[dict[str, Any]], key: str) -> dict[int, list[float]]:
     points: dict[int, list[float]] = {}
     for record in records:
-        for point in record["history"]:
+        for point in _points(record):
             points.setdefault(int(point["epoch"]), []).append(100 * point[key])
     return dict(sorted(points.items()))
 

@@ -1,15 +1,21 @@
 """The Weights & Biases logger of every task: add ``--config configs/logging/wandb.yaml``.
 
-Online where a key is configured, else to disk, without a question or a wait; ``wandb sync`` uploads
-what was written to disk (with ``--append`` where a run was resumed). A run directory has one
-dashboard run for its training, and one for its test in the same group: the same command goes on
-with the same one. A sweep's agent says itself which run it is.
+Online where a key is configured and the service answers, else to disk, without a question or a long
+wait; ``wandb sync`` uploads what was written to disk (with ``--append`` where a run was resumed). A
+run directory has one dashboard run for its training, and one for its test: the same command goes on
+with the same one. A sweep's agent says itself which run it is. Groups: see tasks/run_titles.py.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
+import math
 import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +24,16 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-__all__ = ["DashboardLogger", "best_of", "offline_without_key"]
+from data.errors import quoted
+
+__all__ = ["DashboardLogger", "best_of", "offline_without_key", "unreachable"]
 
 STEP = "trainer/global_step"
 IDENTITY = "dashboard.json"
+# Seconds to wait for a service that does not answer, and for one that does not begin a run.
+PATIENCE, LONGEST_START = 5, 30
 BETTER_LOW = ("error", "ece", "loss", "ce", "jsd")
 BETTER_HIGH = ("accuracy", "miou", "iou")
 
@@ -36,7 +46,7 @@ class DashboardLogger(WandbLogger):
         entity: user or team; None takes the key's.
         save_dir: the run's directory.
         name: shown in the dashboard.
-        group: task and configuration, which training and tests of all seeds share.
+        group: task, data, network, method and what else was changed, which all seeds share.
         job_type: "fit" or "test".
         tags: of the run, such as task, network and method.
         notes: a text of the user's.
@@ -69,11 +79,34 @@ class DashboardLogger(WandbLogger):
                 folder = Path(self.save_dir)
                 job = self._wandb_init["job_type"]
                 self._wandb_init["id"] = self._id = _identity(folder, job or "fit")
+            self._begin()
         return super().experiment
+
+    def _begin(self) -> None:
+        """Begin the run online, or to disk where the service does not answer or refuses it."""
+        import wandb
+
+        if os.environ.get("WANDB_MODE", "online") == "online":
+            why = unreachable()
+            if not why:
+                self._wandb_init["settings"] = wandb.Settings(init_timeout=LONGEST_START)
+                try:
+                    _ = super().experiment
+                    return
+                except wandb.Error as error:
+                    why = quoted(error)
+            rank_zero_info(f"W&B is used offline, as {why}; `wandb sync` uploads what is on disk.")
+            self._wandb_init["mode"] = "offline"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """As Lightning's; a curve's best value, by its name, stands in the run's summary."""
+        """As Lightning's; a curve's best value, by its name, stands in the run's summary.
+
+        NaN is no value, and is left out.
+        """
+        # Tables and pictures come this way too.
+        gaps = {k for k, v in metrics.items() if isinstance(v, float) and math.isnan(v)}
+        metrics = {k: v for k, v in metrics.items() if k not in gaps}
         for name in metrics.keys() - self._defined:
             self._defined.add(name)
             if best := best_of(name):
@@ -103,6 +136,32 @@ def _identity(folder: Path, job: str) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"id": found}) + "\n")
     return found if job == "fit" else f"{found}-{job}"
+
+
+def unreachable() -> str:
+    """Why the service does not answer; "" where it does, whatever it answers.
+
+    In a thread, as the search for a host's address has no time limit of its own.
+    """
+    base = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(_fault_of(base)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    fault = found[0] if found else f"not in {PATIENCE} seconds"
+    return f"{base} does not answer ({fault})" if fault else ""
+
+
+def _fault_of(base: str) -> str:
+    try:
+        urllib.request.urlopen(base, timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        # Certificates are for the library to judge, which may know others.
+        return "" if isinstance(reason, ssl.SSLCertVerificationError) else quoted(reason)
+    return ""
 
 
 def offline_without_key() -> None:

@@ -22,7 +22,7 @@ from tasks.report.markup import Markup, grid, paragraph, parse_markdown, sentenc
 from tasks.report.runs import Run, curves_section, pictures_section
 from tasks.table_spec import Row, Table
 
-__all__ = ["Group", "markdown_parts", "table_section"]
+__all__ = ["Group", "markdown_parts", "pooled_ece", "table_section"]
 
 Record = dict[str, Any]
 
@@ -228,8 +228,9 @@ def _reliability(group: Group) -> list[Markup]:
     for row in group.rows:
         parts = _summed_bins([r["reliability"] for r in group.runs[row.key] if "reliability" in r])
         if parts:
-            errors = ", ".join(f"{name} {100 * _ece(bins):.1f}" for name, bins in parts.items())
-            charts.append(reliability_diagram(group.title(row), parts, f"ECE in %: {errors}"))
+            errors = ", ".join(f"{name} {100 * pooled_ece(b):.1f}" for name, b in parts.items())
+            note = f"pooled ECE in %: {errors}"
+            charts.append(reliability_diagram(group.title(row), parts, note))
             names |= dict.fromkeys(parts, 0)
     if not charts:
         text = (
@@ -244,7 +245,10 @@ def _reliability(group: Group) -> list[Markup]:
     text = (
         "Accuracy in % over confidence, all seeds together; below the dashed line predictions are "
     )
-    text += "too sure. A dot's area is its share of the samples."
+    text += "too sure. A dot's area is its share of the samples. Pooled ECE: of these bins, where "
+    text += "gaps of opposite sign cancel; tables take the mean of each seed's own ECE"
+    text += ", and of each corrupted condition's" if "corrupted" in names else ""
+    text += ", which is never smaller."
     return [tag("h3", "Reliability"), legend(colours), grid(charts, "small"), sentence(text)]
 
 
@@ -264,7 +268,8 @@ def _summed_bins(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list
     return parts
 
 
-def _ece(bins: Mapping[str, Sequence[float]]) -> float:
+def pooled_ece(bins: Mapping[str, Sequence[float]]) -> float:
+    """Of all samples in the bins, whichever seed, and whichever condition, they are of."""
     gaps = zip(bins["n"], bins["accuracy"], bins["confidence"], strict=True)
     return sum(n * abs(a - c) for n, a, c in gaps) / max(sum(bins["n"]), 1)
 

@@ -198,13 +198,47 @@ def test_glove_of_a_zip_is_chosen_by_dimension(tmp_path: Path) -> None:
         (["is 1 2 3", "film 1 2 3 4"], ["line 2", "3 numbers", "has 4"]),
         (["is 1 2 3", "two words 1 2 x"], ["line 2", "numbers only"]),
         (["other 1 2 3"], ["none"]),
-        (["is 1 2 3", ""], ["line 2", "malformed"]),
+        (["3 4", "film 1 2 3"], ["dimension 3", "has 4", "dimension 4`"]),
+        (["is 1 2 3", "3 3"], ["line 2", "3 numbers", "has 1"]),
     ],
 )
 def test_malformed_glove_is_named(tmp_path: Path, lines: list[str], parts: list[str]) -> None:
     with pytest.raises(ValueError) as error:
         read_glove(write_glove(tmp_path / "g.txt", lines), ["film", "is"], 3)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "4 3\n{}",
+        "\ufeff{}",
+        "\ufeff4 3 \n{}",
+        "{}\n",
+        "{}\r\n \r\n",
+        "{}. . . 1 2 3 \nat name@domain.com 1 2 3\n",
+    ],
+    ids=["header", "mark", "mark and header", "blank line", "blank lines", "words with spaces"],
+)
+@pytest.mark.parametrize("trail", ["", " "])
+def test_what_others_put_around_vectors_is_read(tmp_path: Path, content: str, trail: str) -> None:
+    """All words have a plain file's values, also the first, which a mark or header could take."""
+    lines = [f"{word} {' '.join(map(str, vector))}{trail}\n" for word, vector in VECTORS.items()]
+    place = tmp_path / "vectors.txt"
+    place.write_bytes(content.format("".join(lines)).encode())
+    found = read_glove(place, list(VECTORS), 3)
+    np.testing.assert_array_equal(found.vectors, np.float32(list(VECTORS.values())))
+    assert found.known.all()
+
+
+def test_a_zip_of_the_finder_or_of_fasttext_is_read(tmp_path: Path) -> None:
+    for name in ("glove.6B.3d.txt", "crawl-3d-2M.vec"):
+        place = tmp_path / "vectors.zip"
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr(name, "film 1 2 3\n")
+            archive.writestr(f"__MACOSX/._{name}", b"\x00\x05\x16\x07")
+        found = read_glove(place, ["film"], 3)
+        assert found.source == name and found.vectors.tolist() == [[1, 2, 3]]
 
 
 def test_damaged_or_absent_glove_is_named(tmp_path: Path) -> None:

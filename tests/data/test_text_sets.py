@@ -16,6 +16,7 @@ from data.catalogue import Published
 from data.errors import DataNotFoundError
 from data.text_imdb import read_imdb
 from data.text_sst2 import read_sst2
+from data.text_tokens import tokenise
 from tests.fakes import reviews, write_imdb, write_sst2
 
 
@@ -176,10 +177,27 @@ def test_glues_set_is_read_by_the_release_within(tmp_path: Path, packed: bool) -
     assert found == SENTENCES
 
 
-def test_glues_hidden_labels_are_not_made_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "table",
+    ["index\tsentence\n0\tA film .\n", "sentence\tlabel\nA film .\t-1\nA second .\t-1\n"],
+)
+def test_glues_hidden_labels_are_not_made_up(tmp_path: Path, table: str) -> None:
     folder = write_sst2(tmp_path)
-    (folder / "test.tsv").write_text("index\tsentence\n0\tA film .\n")
+    (folder / "test.tsv").write_text(table)
     assert set(read_sst2(folder)) == {"train", "dev"}
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2009", "\u3000", "\u0085"])
+def test_words_that_hold_a_space_that_is_not_plain_are_kept(tmp_path: Path, space: str) -> None:
+    """Whatever Unicode takes for white space: trees and table give the same words."""
+    word = f"8{space}1/2"
+    (tmp_path / "trees").mkdir()
+    (tmp_path / "trees" / "dev.txt").write_text(f"(3 (2 {word}) (3 (3 great) (2 films)))\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "dev.tsv").write_text(f"sentence\tlabel\n{word} great films\t1\n")
+    trees, table = (read_sst2(tmp_path / form)["dev"] for form in ("trees", "tables"))
+    assert trees.texts == table.texts == [f"{word} great films"]
+    assert tokenise(trees.texts[0])[0] == "8"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +211,11 @@ def test_glues_hidden_labels_are_not_made_up(tmp_path: Path) -> None:
         ("dev.tsv", b"sentence\tlabel\nA\t1\n\xff\t1\n", ["line 3", "UTF-8"]),
         ("dev.tsv", b"", ["columns sentence and label"]),
         ("dev.txt", b"(5 (2 A) (2 b))\n", ["line 1", "tree", "(5 (2 A)"]),
+        ("dev.tsv", b"sentence\tlabel\nA\t1\nB\t-1\n", ["dev.tsv, line 3", "0 or 1", "'-1'"]),
         ("dev.txt", b"plain words\n", ["line 1", "tree"]),
+        ("dev.txt", b"(3 (2 A) (4 gem))\n(3 (2 A) (4 g", ["line 2", "tree"]),
+        ("dev.txt", b"(3 (2 A) (4 gem)\n", ["line 1", "tree"]),
+        ("dev.txt", b"(3 (2 A fine) (4 gem))\n", ["line 1", "tree"]),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, name: str, content: bytes, parts: list[str]) -> None:

@@ -24,6 +24,7 @@ from tasks.metrics import (
     summarise,
 )
 from tasks.optim import OptimizerSpec, schedule_factor
+from tasks.report.sections import pooled_ece
 
 
 def test_grouped_errors_equal_torchmetrics_group_by_group() -> None:
@@ -63,6 +64,32 @@ def test_reliability_holds_what_the_calibration_error_is_made_of() -> None:
         ece = reference(logits[own].softmax(-1), label[own])
         assert gaps.sum() / n.sum() == pytest.approx(ece.item(), abs=1e-6)
     assert "corrupted" not in reliability(metric.counts(), {"clean": [0], "corrupted": []})
+
+
+def test_mean_corruption_ece_and_pooled_ece_are_two_numbers() -> None:
+    """The mean of the conditions' own, and that of all their samples in one set of bins."""
+    conditions = [("clean", 0), ("fog", 1), ("fog", 2), ("snow", 1), ("snow", 2)]
+    label = torch.randint(4, (5, 60))
+    logits = torch.randn(5, 60, 4)
+    # Too sure under fog, too unsure under snow: in bins that they share, these gaps cancel.
+    logits[1:3] *= 4
+    logits[3:].scatter_(-1, label[3:, :, None], 1.5)
+    metric = GroupedErrors(5)
+    metric.update(logits.flatten(0, 1), label.flatten(), torch.arange(5).repeat_interleave(60))
+
+    def reference(groups: slice) -> float:
+        own = MulticlassCalibrationError(4, n_bins=15, norm="l1")
+        probabilities = logits[groups].flatten(0, 1).softmax(-1)
+        return float(own(probabilities, label[groups].flatten()))
+
+    values = {name: value.tolist() for name, value in metric.compute().items()}
+    mean = summarise(values, conditions)["summary"]["corrupted_ece"]
+    each = [reference(slice(group, group + 1)) for group in range(1, 5)]
+    assert mean == pytest.approx(np.mean(each), abs=1e-6)
+    bins = reliability(metric.counts(), clean_and_corrupted(conditions))["corrupted"]
+    pooled = pooled_ece(bins)
+    assert pooled == pytest.approx(reference(slice(1, 5)), abs=1e-6)
+    assert pooled < mean - 0.05
 
 
 def test_mean_over_corruptions_refuses_a_partial_set() -> None:

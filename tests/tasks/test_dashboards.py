@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib
 import itertools
 import json
+import logging
+import socket
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -15,10 +19,11 @@ import pytest
 import yaml
 
 from data.corruptions import CORRUPTIONS
-from tasks import dashboards
-from tasks.cli import expected_recipe
+from tasks import dashboards, wandb_logger
+from tasks.cli import TaskCLI, expected_recipe
 from tasks.dashboards import Panel, Spec, workspace_of
-from tasks.wandb_logger import best_of, offline_without_key
+from tasks.run_titles import Titles
+from tasks.wandb_logger import DashboardLogger, best_of, offline_without_key
 from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, Case
 from tests.dashboard_files import OfflineRun
@@ -77,10 +82,14 @@ def test_a_run_on_disk_has_all_that_a_dashboard_shows(
         for run in (first, second)
     ]
     assert steps == [[0, 1, 2, 3], [4, 5]]
+    group = "classification/Digits/WideResNet depth=10 width=1/cnsn, batch_size=400"
     for run, job in ((first, "fit"), (second, "fit"), (test, "test")):
-        assert (run.group, run.job) == ("classification/digits", job)
+        # What a test measures is part of its group.
+        what = " corruptions=[contrast,fog]" if run is test else ""
+        assert (run.group, run.job) == (f"{group}{what} max_epochs=2", job)
         assert run.tags == ["classification", "WideResNet", "cnsn"]
-        assert run.name == "shown/seed0"
+        where = "WideResNet depth=10 width=1, Digits, max_epochs=2, seed 0"
+        assert run.name == f"shown, cnsn, batch_size=400{what}, {where}"
         assert run.config["model"]["cnsn"]["kind"] == "cnsn"
         assert run.config["data"]["init_args"]["batch_size"] == 400
     assert test.config["dataset"] == second.config["dataset"] == "scikit-learn digits (16x16)"
@@ -96,6 +105,159 @@ def test_a_run_on_disk_has_all_that_a_dashboard_shows(
     logged = {name: v for values in test.history for name, v in values.items()}
     assert table["data"][2][4] == pytest.approx(100 * logged["test/error/fog/3"])
     assert table["data"][0][2] is None and len(list((tmp_path / "runs").rglob("*.png"))) == 2
+
+
+def test_two_methods_are_two_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one YAML: read back from what their runs have written."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    task: Any = importlib.import_module("tasks.classification")
+    for options in (["--model.cnsn.kind=cn", "--model.crossnorm.p=0.25"], ["--seed_everything=1"]):
+        task.main([
+            "fit", "--config=configs/digits.yaml", "--config=configs/logging/wandb.yaml",
+            "--trainer.accelerator=cpu", "--trainer.max_steps=1", "--data.batch_size=100",
+            "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+            "--trainer.limit_val_batches=0", f"--runs={tmp_path / 'runs'}", *options,
+        ])  # fmt: skip
+        finish()
+    net, rest, steps = "WideResNet depth=10 width=1", "batch_size=100", "max_epochs=30 max_steps=1"
+    assert {run.group: run.name for run in offline_runs(tmp_path / "runs")} == {
+        f"classification/Digits/{net}/{method}, {rest} {steps}": (
+            f"{method}, {rest}, {net}, Digits, {steps}, seed {seed}"
+        )
+        for method, seed in (("cn p=0.25", 0), ("baseline", 1))
+    }
+
+
+class Asked(SystemExit):
+    """Carries a run's titles out of a command line that is only parsed."""
+
+
+class TitlesAlone(TaskCLI):
+    def before_instantiate_classes(self) -> None:
+        self.recipe = self.recipe_of_subcommand()
+        raise Asked(self._titles())
+
+
+def titles(task: str, *arguments: str) -> Titles:
+    with pytest.raises(Asked) as asked:
+        TitlesAlone(importlib.import_module(f"tasks.{task}").TASK, task, list(arguments))
+    found: Titles = asked.value.args[0]
+    return found
+
+
+WIDE = ("fit", "--config=configs/cifar10.yaml", "--config=configs/nets/wide_resnet.yaml")
+
+
+def test_what_decides_a_value_decides_the_group() -> None:
+    first = titles("classification", *WIDE)
+    same = [
+        "--seed_everything=4", "--name=other", "--data.workers=0", "--save_every=9",
+        "--data.root=/elsewhere/datasets", "--config=configs/logging/wandb.yaml",
+        "--trainer.devices=1", "--model.adabn=true",  # no `fit` re-estimates
+    ]  # fmt: skip
+    found = titles("classification", *WIDE, *same)
+    assert found.group == first.group and found.name.startswith("other, baseline, WideResNet")
+    other = [
+        "--model.cnsn.kind=sn", "--data.name=cifar100", "--data.root=subset",
+        "--model.network.init_args.width=4", "--config=configs/augment/augmix.yaml",
+        "--trainer.max_epochs=2",
+    ]  # fmt: skip
+    groups = {titles("classification", *WIDE, option).group for option in other}
+    assert len(groups | {first.group}) == len(other) + 1
+    tests = [
+        titles("classification", "test", *WIDE[1:], *options).group
+        for options in ((), ("--model.adabn=true",), ("--data.corrupted=a/set",))
+    ]
+    assert tests[0] == first.group and len(set(tests)) == 3
+
+
+def test_long_titles_stay_apart() -> None:
+    """Cut to what a dashboard takes, they end with a hash of the whole, and names with the seed."""
+    long = ("fit", "--config=configs/imagenet.yaml", "--config=configs/nets/resnet50.yaml")
+    rates = [titles("classification", *long, f"--model.optimizer.lr=0.{i}") for i in (3, 5)]
+    assert all(len(text) <= 128 for found in rates for text in found)
+    assert rates[0].group != rates[1].group and rates[0].name != rates[1].name
+    assert rates[0].name.endswith(", seed 0") and rates[0].group.startswith("classification/Image")
+
+
+# Without a network.
+
+
+def closed_port() -> int:
+    """That nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_online(monkeypatch: pytest.MonkeyPatch, base: str, folder: Path) -> Any:
+    """The run that the logger begins with a key, and what it was begun with."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", base)
+    begun: list[dict[str, Any]] = []
+    begin = wandb.init
+
+    def init(**options: Any) -> Any:
+        begun.append(options)
+        if options.get("mode") != "offline":
+            raise wandb.errors.CommError("permission denied")
+        return begin(**options)
+
+    monkeypatch.setattr(wandb, "init", init)
+    logger = DashboardLogger(save_dir=str(folder), group="g", job_type="fit")
+    logger.log_metrics({"train/loss": 0.5, "val/iou": float("nan")}, 0)
+    finish()
+    return begun
+
+
+def test_without_a_network_a_run_goes_to_disk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.INFO)
+    base = f"http://127.0.0.1:{closed_port()}"
+    (begun,) = run_online(monkeypatch, base, tmp_path)
+    assert begun["mode"] == "offline", "the library, which would wait, is not asked"
+    said = [text for text in caplog.messages if "W&B" in text]
+    assert len(said) == 1 and f"{base} does not answer" in said[0] and "wandb sync" in said[0]
+    (run,) = offline_runs(tmp_path)
+    assert run.group == "g" and "train/loss" in run.names
+    assert "val/iou" not in run.names, "NaN is no value"
+
+
+def test_a_service_that_takes_calls_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_logger, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("WANDB_BASE_URL", base)
+        assert wandb_logger.unreachable().startswith(f"{base} does not answer (")
+    monkeypatch.setenv("WANDB_BASE_URL", "boards.example")
+    assert "unknown url type" in wandb_logger.unreachable()
+
+
+def test_a_service_that_refuses_a_run_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        first, second = run_online(monkeypatch, f"http://127.0.0.1:{server.server_port}", tmp_path)
+        server.shutdown()
+    assert "mode" not in first and first["settings"].init_timeout == 30
+    assert second["mode"] == "offline" and first["id"] == second["id"]
+    assert sum("permission denied" in text for text in caplog.messages) == 1
+    (run,) = offline_runs(tmp_path)
+    assert run.id == first["id"] and run.complete
 
 
 @pytest.mark.parametrize(
@@ -308,15 +470,16 @@ def test_every_command_of_the_sweep_is_accepted(root: Path) -> None:
         {k: parameters[k][0] if v is None else v for k, v in choice.items()} for choice in choices
     ]
     assert all(v in [c[k] for c in choices] for k, own in parameters.items() for v in own)
-    recipes = []
+    recipes, groups = [], set()
     for choice in choices:
         command = sweep_command(sweep, choice)
         assert command[:5] == ["/usr/bin/env", "python", "-m", "tasks.classification", "fit"]
         recipe = expected_recipe("classification", command[4:])
         assert recipe is not None, command
         recipes.append(json.dumps(recipe, sort_keys=True))
-    # Each choice is a run of its own.
-    assert len(set(recipes)) == len(choices)
+        groups.add(titles("classification", *command[4:]).group)
+    # Each choice is a run of its own, and so a bar.
+    assert len(set(recipes)) == len(groups) == len(choices)
 
 
 def test_the_sweep_fits_the_network(root: Path) -> None:

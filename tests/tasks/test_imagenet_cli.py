@@ -131,7 +131,7 @@ def test_all_conditions_give_both_means(trained: Path, monkeypatch: pytest.Monke
 def test_a_partial_test_is_marked(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = record(trained, "--data.severities=[1,2]")
     assert found["summary"].keys() == {"error", "ece", "partial_mce", "partial_corrupted_ece"}
-    assert "partial mean, not the set's mCE" in capsys.readouterr().out
+    assert "partial means, not the set's mCE" in capsys.readouterr().out
 
 
 def test_adabn_and_attacks_stand_beside_the_plain_test(trained: Path) -> None:

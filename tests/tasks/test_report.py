@@ -93,6 +93,7 @@ def test_its_tables_hold_the_numbers_of_the_result_lines(text: str) -> None:
     header = ["network", "method", "clean error", "mean corruption error", "clean ECE"]
     main_table = next(t for t in tables if t[0][:5] == header)
     rows = {line[1]: line for line in main_table[1:]}
+    assert main_table[0][5] == "mean corruption ECE" and rows["baseline"][5] == "10.0 ± 0.0"
     # Seeds of 20, 22 and 24 %.
     assert rows["baseline"][3] == "22.0 ± 2.0"
     assert rows["CN"][3] == "11.0 ± 0.0" and rows["SN"][3] == "not run"
@@ -113,7 +114,9 @@ def test_what_is_missing_is_said(text: str) -> None:
     assert "classification.jsonl, line 7 is passed over" in words
     assert "confusion.png cannot be read" in words
     assert "unlabelled images kept by the threshold" in words and "No mask rate" not in words
-    assert "ECE in %: clean 2.0, corrupted 20.0" in words
+    # Two numbers, each by its name: the mean of the tables, and that of the diagram's bins.
+    assert "pooled ECE in %: clean 2.0, corrupted 20.0" in words
+    assert "Pooled ECE: of these bins" in words and "each corrupted condition's" in words
 
 
 def test_less_input_leaves_parts_out(tmp_path: Path) -> None:
