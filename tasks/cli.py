@@ -28,7 +28,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -36,6 +35,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnsn.checkpoint import key_report, read_state_dict
 from data.errors import NO_DATA, DataNotFoundError
+from data.locks import Lock
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import (
     ExactResume,
@@ -88,7 +88,7 @@ class TaskCLI(LightningCLI):
         self.task = task
         self.asked = sys.argv[1:] if args is None else args
         self.started = time.monotonic()
-        self.lock: FileLock | None = None
+        self.lock: Lock | None = None
         self.built = False  # until then, what goes wrong is in the options
         self.timer = Timer(verbose=False)
         self.speed = SpeedMonitor()

@@ -20,9 +20,9 @@ def test_the_commit_is_marked_where_the_code_differs(tmp_path: Path, root: Path)
             command, cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    (tmp_path / "tasks").mkdir()
-    for name in ("__init__.py", "results.py"):
-        shutil.copy(root / "tasks" / name, tmp_path / "tasks" / name)
+    for name in ("tasks/__init__.py", "tasks/results.py", "data/__init__.py", "data/locks.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
     assert found() == "None"
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "a.jsonl").write_text("{}")
