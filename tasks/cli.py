@@ -36,6 +36,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from cnsn.checkpoint import key_report, read_state_dict
 from data.errors import NO_DATA, DataNotFoundError
 from data.locks import Lock
+from data.workers import worker_failure
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import (
     ExactResume,
@@ -57,6 +58,7 @@ from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_checks import check_options, check_sections
 from tasks.option_parser import TaskParser
+from tasks.output import outlive_readers
 from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import (
@@ -633,6 +635,7 @@ def _unknown_metric(error: Exception) -> str | None:
 
 def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
+    outlive_readers()
     torch.set_float32_matmul_precision("high")
     _quiet()
     keep_freed_memory()
@@ -641,7 +644,7 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
         TaskCLI(model_class, task, args)
     except (ValueError, OSError, TypeError, MisconfigurationException, RuntimeError) as error:
         unknown = isinstance(error, RuntimeError)
-        words = _unknown_metric(error) if unknown else _own_words(error)
+        words = _unknown_metric(error) or worker_failure(error) if unknown else _own_words(error)
         if words is None:
             raise
         if os.environ.get("CNSN_TRACEBACK"):

@@ -202,8 +202,7 @@ def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processe
 
 def _was_stopped(code: int) -> bool:
     """Whether a command ended by a signal that asks for its end: it is no failure."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    return code in (-n for n in numbers) or code in (128 + n for n in numbers)
+    return code in (-n for n in STOPS) or code in (128 + n for n in STOPS)
 
 
 def _outcome(run: Run, code: int, workers: int) -> str:
