@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tasks.output import outlive_readers
 from tasks.paper_tables import compared, write_document
 from tasks.row_states import describe, row_states_of
 from tasks.runner import Places, run_all, runs_of, slurm_submit
@@ -186,6 +187,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    outlive_readers()
     args = parse(arguments)
     places = Places(
         runs=args.runs,

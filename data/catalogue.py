@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
+
+from data.locks import Lock
 
 __all__ = [
     "ZENODO",
@@ -90,17 +92,12 @@ def say(line: str) -> None:
 
 @contextmanager
 def only_one(path: Path) -> Iterator[None]:
-    """Hold the lock `path`; wait, and say so, while another process holds it.
-
-    filelock (which torch depends on) rather than a file of our own: the system frees its lock
-    when a process dies, on every platform.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    """Hold the lock `path`; wait, and say so, while another process holds it."""
+    lock = Lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"Another preparation holds {path}: waiting until it has finished.")
+        say(f"Another preparation holds {path}: waiting until it has finished.{lock.way_out()}")
         lock.acquire()
     try:
         yield

@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.augmentations import Augmentation, check_order
 from data.cifar import SETS, CIFARName, is_original, read_cifar
-from data.corrupted_set import GENERATOR, made_by, open_corrupted, origin_of
+from data.corrupted_set import GENERATOR, made_by, open_corrupted, origin_of, require_array
 from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError
 from data.images import (
@@ -140,6 +141,25 @@ class ImageClassificationData(ResumableDataModule):
         """Images uint8 (N, H, W, 3) and labels int64 (N,), of training and test."""
         raise NotImplementedError
 
+    def find_corrupted(self) -> None:
+        """Look whether what the test's corruptions are read from is there.
+
+        Raises:
+            DataNotFoundError: it is not.
+        """
+
+    def say_missing(self, stage: str) -> None:
+        """Tell a training that its test will miss the corrupted images; to be called by ``setup``.
+
+        Long before the test there is time to fetch them.
+        """
+        if stage != "fit" or not self.corruptions:
+            return
+        try:
+            self.find_corrupted()
+        except DataNotFoundError as error:
+            rank_zero_info(f"Training needs no corrupted images, but `test` will: {error}")
+
     def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
         """Images and labels of every corrupted condition."""
         raise NotImplementedError
@@ -170,6 +190,7 @@ class ImageClassificationData(ResumableDataModule):
             (images, labels), self._test = self.read()
             tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
             self._train = ImageTensor(tensor, torch.from_numpy(labels))
+            self.say_missing(stage)
         assert self._test is not None
         if self._groups is None or stage == "test":
             sets = {Group("clean", 0): self._test}
@@ -335,6 +356,11 @@ class CIFAR(ImageClassificationData):
                 stacklevel=2,
             )
         return train, test
+
+    def find_corrupted(self) -> None:
+        folder = self._corrupted_folder()
+        for name in (*self.corruptions, "labels"):
+            require_array(folder, name)
 
     def read_corrupted(self, test: Arrays) -> dict[Group, Arrays]:
         folder = self._corrupted_folder()

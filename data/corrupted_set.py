@@ -24,7 +24,14 @@ from data.images import fingerprint
 from data.processes import worker_pool
 from data.records import read_record, write_record
 
-__all__ = ["GENERATOR", "made_by", "open_corrupted", "origin_of", "write_corrupted"]
+__all__ = [
+    "GENERATOR",
+    "made_by",
+    "open_corrupted",
+    "origin_of",
+    "require_array",
+    "write_corrupted",
+]
 
 SEVERITIES = 5
 RECORD = "corrupted.json"
@@ -222,13 +229,23 @@ def made_by(generator: Any, seed: Any) -> str:
     return f"data.corruptions, generator {generator}, seed {seed}"
 
 
-def _open(root: Path, name: str) -> np.ndarray:
+def require_array(root: Path, name: str) -> Path:
+    """The file of a corruption, or of the labels.
+
+    Raises:
+        DataNotFoundError: it is not there.
+    """
     path = root / f"{name}.npy"
     if not path.is_file():
         raise DataNotFoundError(
             f"Expected {path}, but there is no such file: fetch the published set with "
             "`python -m data.prepare cifar10c`, or make one with `python -m data.prepare corrupt`."
         )
+    return path
+
+
+def _open(root: Path, name: str) -> np.ndarray:
+    path = require_array(root, name)
     try:
         # Unlike np.load, it takes no archive of arrays for an array; of objects it opens none.
         return np.lib.format.open_memmap(path, mode="r")

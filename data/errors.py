@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NO_DATA", "DataNotFoundError", "SampleError", "quoted"]
+__all__ = ["NO_DATA", "DataNotFoundError", "SampleError", "WorkerError", "quoted"]
 
 NO_DATA = 66  # exit code where a data set is missing (sysexits' EX_NOINPUT)
 
@@ -15,8 +15,8 @@ class DataNotFoundError(FileNotFoundError):
     """
 
 
-class SampleError(ValueError):
-    """A single sample cannot be used; the message is one line.
+class _LineError(ValueError):
+    """The message is one line.
 
     A loader's worker sends an error to the main process as a new one of the same type, with its
     traceback for a message: of that, the sentence is kept.
@@ -24,7 +24,15 @@ class SampleError(ValueError):
 
     def __init__(self, message: str) -> None:
         last = message.rstrip().rpartition("\n")[2]
-        super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))
+        super().__init__(last.rpartition(f"{type(self).__module__}.{type(self).__name__}: ")[2])
+
+
+class SampleError(_LineError):
+    """A single sample cannot be used."""
+
+
+class WorkerError(_LineError):
+    """A loader's worker has ended, or cannot hand over what it has read."""
 
 
 def quoted(error: BaseException | str, limit: int = 200) -> str:

@@ -31,6 +31,7 @@ from data.image_folder import (
 from data.imagenet_layout import (
     ALEXNET_ERRORS,
     CLASSES,
+    Condition,
     condition_folders,
     corrupted_folder,
     files_fingerprint,
@@ -149,6 +150,7 @@ class ImageNet(ImageClassificationData):
         if self._training is not None:
             clean, training = self._sets[CLEAN], self._training
             check_classes(clean.classes, training.classes, clean.folder, training.folder)
+        self.say_missing(stage)
         if stage == "test" and self.corruptions and len(self._sets) == 1:
             self._sets |= self._corrupted_sets(self._sets[CLEAN])
         middle = partial(centre_square, resize=self.resize, size=self.image_size)
@@ -174,11 +176,18 @@ class ImageNet(ImageClassificationData):
             return drop_unreadable(images, skip=self.skip_bad)
         return images
 
-    def _corrupted_sets(self, clean: FolderImages) -> dict[Group, FolderImages]:
+    def find_corrupted(self) -> None:
+        self._condition_folders()
+
+    def _condition_folders(self) -> tuple[Path, dict[Condition, Path]]:
         base = corrupted_folder(self.root, self.corrupted)
         folders = condition_folders(base, self.corruptions, self.severities)
         if problem := missing_conditions(folders, base, self.root):
             raise DataNotFoundError(problem)
+        return base, folders
+
+    def _corrupted_sets(self, clean: FolderImages) -> dict[Group, FolderImages]:
+        base, folders = self._condition_folders()
         self._made = made_here(base)
         sets: dict[Group, FolderImages] = {}
         for condition, folder in folders.items():

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.randomness import generator_for
-from data.worker_signals import outlive_signals
+from data.workers import WorkerLoader, start_worker
 
 __all__ = [
     "BatchDataset",
@@ -177,14 +177,14 @@ class NumberedLoader:
         self._numbers = _Numbers(schedule.per_epoch)
         self.batches_seen = 0
         self.waited = 0.0
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._loader = WorkerLoader(
             schedule,  # type: ignore[arg-type]  # indexed by batch number
             batch_size=None,
             sampler=self._numbers,
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=outlive_signals,
+            worker_init_fn=start_worker,
         )
 
     def __len__(self) -> int:
@@ -303,11 +303,12 @@ def evaluation_loader(
     batches = list(share.split(batch_size)) if len(share) else []
     if len(batches) > 1 and len(batches[-1]) < least:
         batches[-2:] = [torch.cat(batches[-2:])]
-    return DataLoader(
+    return WorkerLoader(
         dataset,  # type: ignore[arg-type]  # indexed by batches
         batch_size=None,
-        sampler=batches,
+        # Numbers, as tensors would travel to the workers as open files.
+        sampler=[batch.tolist() for batch in batches],
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=start_worker,
     )

@@ -35,7 +35,7 @@ from data.segmentation_sets import (
     verify_pairs,
 )
 from data.segmentation_transforms import JointTransform
-from data.worker_signals import outlive_signals
+from data.workers import WorkerLoader, start_worker
 
 __all__ = ["DOMAINS", "SourceAndTarget"]
 
@@ -317,13 +317,13 @@ class SourceAndTarget(ResumableDataModule):
 
     def _in_batches(self, images: Any, batches: list[list[int]]) -> DataLoader[Batch]:
         rank, world = process_rank()
-        return DataLoader(
+        return WorkerLoader(
             images,
             batch_size=None,
             sampler=batches[rank::world],
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=outlive_signals,
+            worker_init_fn=start_worker,
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

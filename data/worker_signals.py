@@ -1,7 +1,7 @@
 """Signals to a whole run are for the training process, not for its loaders' workers.
 
-Ctrl-C in a terminal, torchrun and SLURM signal every process of a run. The training process then
-saves its state after the step in progress, for which it may still need batches.
+Ctrl-C in a terminal, its end, torchrun and SLURM signal every process of a run. The training
+process then saves its state after the step in progress, for which it may still need batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def outlive_signals(_: int = 0) -> None:
 
     To be a loader's ``worker_init_fn``. SIGKILL ends a worker, as ever.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     # macOS does not tell who has sent a signal: there SIGTERM ends a worker.

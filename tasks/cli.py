@@ -28,7 +28,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -36,6 +35,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnsn.checkpoint import key_report, not_finite, read_state_dict
 from data.errors import NO_DATA, DataNotFoundError
+from data.locks import Lock
+from data.workers import worker_failure
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import (
     BestCheckpoint,
@@ -58,6 +59,7 @@ from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_checks import check_options, check_sections
 from tasks.option_parser import TaskParser, own_options
+from tasks.output import outlive_readers
 from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
 from tasks.results import (
@@ -91,7 +93,7 @@ class TaskCLI(LightningCLI):
         self.task = task
         self.asked = sys.argv[1:] if args is None else args
         self.started = time.monotonic()
-        self.lock: FileLock | None = None
+        self.lock: Lock | None = None
         self.built = False  # until then, what goes wrong is in the options
         self.timer = Timer(verbose=False)
         self.speed = SpeedMonitor()
@@ -658,6 +660,7 @@ def _unknown_metric(error: Exception) -> str | None:
 
 def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None) -> None:
     """Run a task's command line. A user's error is one sentence; CNSN_TRACEBACK=1 shows where."""
+    outlive_readers()
     torch.set_float32_matmul_precision("high")
     _quiet()
     keep_freed_memory()
@@ -666,7 +669,7 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
         TaskCLI(model_class, task, args)
     except (ValueError, OSError, TypeError, MisconfigurationException, RuntimeError) as error:
         unknown = isinstance(error, RuntimeError)
-        words = _unknown_metric(error) if unknown else _own_words(error)
+        words = _unknown_metric(error) or worker_failure(error) if unknown else _own_words(error)
         if words is None:
             raise
         if os.environ.get("CNSN_TRACEBACK"):

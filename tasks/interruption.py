@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM and SLURM's warning end a run after the step in progress, with its state saved.
+"""Ctrl-C, SIGTERM, a closed terminal and SLURM's warning end a run after the step in progress.
+
+Its state is saved then.
 
 Lightning ends at once on Ctrl-C, perhaps in the middle of an optimiser's step, and keeps nothing
 of the epoch; on SIGTERM its processes talk to each other from within the signal's handler. Here a
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -31,6 +33,10 @@ __all__ = ["Requeued", "SaveOnInterruption", "ended_in_words"]
 
 class Requeued(SIGTERMException):
     """SLURM has announced the end of the job's time, and has been asked to start it again."""
+
+
+class HungUp(SIGTERMException):
+    """The terminal has closed."""
 
 
 class SaveOnInterruption(L.Callback):
@@ -59,10 +65,15 @@ class SaveOnInterruption(L.Callback):
             if self.asked is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
             if self.asked is None and trainer.is_global_zero:
-                print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
+                with suppress(OSError):  # A full disk's, say; see also tasks/output.py.
+                    print(
+                        "\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr
+                    )
             self.asked = signal.Signals(number)
 
         watched = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            watched.append(signal.SIGHUP)
         if "SLURM_JOB_ID" in os.environ:
             watched.append(signal.SIGUSR1)
         for number in watched:
@@ -119,7 +130,7 @@ class SaveOnInterruption(L.Callback):
             if trainer.is_global_zero:
                 _requeue()
             raise Requeued
-        raise SIGTERMException
+        raise HungUp if self.asked == signal.SIGHUP else SIGTERMException
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()
@@ -150,6 +161,8 @@ def ended_in_words(outlook: Callable[[], str]) -> Iterator[None]:
         yield
     except Requeued:
         stopped("Out of time", 128 + signal.SIGUSR1)
+    except HungUp:
+        stopped("The terminal has closed", 128 + signal.SIGHUP)
     except SIGTERMException:
         stopped("Terminated", 128 + signal.SIGTERM)
     except RuntimeError as error:

@@ -1,8 +1,10 @@
-"""Several processes on one machine: when one dies, the others say so and end."""
+"""Several processes that work together: when one dies or is stopped, the others say so and end."""
 
 from __future__ import annotations
 
+import _thread
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +24,10 @@ PARENT = "CNSN_PARENT_PROCESS"
 PERIOD = 1.0
 GRACE = 15.0
 PATIENCE = 5.0
+# Seconds that a process which was told to end may spend in one instruction; also while one saves.
+STUCK = 40.0
+SAVING = 600.0
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class WatchingLauncher(_SubprocessScriptLauncher):
@@ -96,7 +102,7 @@ class WatchingLauncher(_SubprocessScriptLauncher):
 
 
 def watch_processes(trainer: L.Trainer, outlook: Callable[[], str]) -> None:
-    """Replace Lightning's launcher of scripts, where the strategy has one.
+    """Replace Lightning's launcher of scripts, where the strategy has one; answer signals.
 
     Args:
         trainer: not started yet.
@@ -109,6 +115,59 @@ def watch_processes(trainer: L.Trainer, outlook: Callable[[], str]) -> None:
         )
         watching.outlook = outlook
         trainer.strategy._launcher = watching
+    main = threading.current_thread() is threading.main_thread()
+    if trainer.num_devices * trainer.num_nodes > 1 and main:
+        _end_when_told(trainer, outlook)
+
+
+def _end_when_told(trainer: L.Trainer, outlook: Callable[[], str]) -> None:
+    """Answer a signal also while this process waits for another one, which is stopped.
+
+    Python hears a signal between two instructions of its own, and a collective is one of them.
+    """
+    told, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    alive = threading.Event()
+    # A signal that nobody sends: to raise it shows whether the main thread does anything.
+    signal.signal(signal.SIGURG, lambda *_: alive.set())
+
+    def watch() -> None:
+        while (number := os.read(told, 1)[0]) not in STOPS:
+            pass
+        while _is_alive(alive):
+            time.sleep(PERIOD)
+        print(
+            f"error: Told to end by {signal.Signals(number).name}, but another process of this "
+            f"run does not answer: it may be stopped. {outlook()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        if isinstance(launcher := trainer.strategy.launcher, WatchingLauncher):
+            launcher.end()
+        os._exit(128 + number)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_alive(alive: threading.Event) -> bool:
+    """Whether the main thread comes to its next instruction in time."""
+    alive.clear()
+    _thread.interrupt_main(signal.SIGURG)
+    asked = time.monotonic()
+    while not alive.wait(PERIOD):
+        if time.monotonic() - asked > (SAVING if _saves() else STUCK):
+            return False
+    return True
+
+
+def _saves() -> bool:
+    """Whether the main thread writes a checkpoint, or waits for the one that does."""
+    assert threading.main_thread().ident is not None
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    while frame is not None and frame.f_code.co_name != "save_checkpoint":
+        frame = frame.f_back
+    return frame is not None
 
 
 def end_with_parent() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.locks import exclusive
 from data.records import json_text
 
 __all__ = [
@@ -63,6 +64,8 @@ MEASURED = ("summary", "breakdown", "history")
 def check_writable(path: Path) -> None:
     """Make sure, before anything is measured, that a line can be added to `path`.
 
+    What adding it needs is tried, a lock too; nothing is left behind.
+
     Raises:
         ValueError: it cannot.
     """
@@ -74,10 +77,23 @@ def check_writable(path: Path) -> None:
         fault = f"{folder} is no folder"
     elif not os.access(path if path.exists() else folder, os.W_OK):
         fault = f"{path if path.exists() else folder} may not be written to"
+    else:
+        try:
+            _try_lock(path, folder)
+        except OSError as error:
+            fault = f"{folder} cannot hold a file that is locked ({error.strerror or error})"
     if fault:
         raise ValueError(
             f"Expected to add a line to {path}, but {fault}: name another folder by `--results`."
         )
+
+
+def _try_lock(path: Path, folder: Path) -> None:
+    if path.exists():
+        with path.open("ab") as file, exclusive(file, path):
+            return
+    with tempfile.NamedTemporaryFile(dir=folder) as trial, exclusive(trial, Path(trial.name)):
+        return
 
 
 def append_result(path: Path, record: Record) -> None:
@@ -98,8 +114,7 @@ def append_result(path: Path, record: Record) -> None:
 
 def _append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("a+b") as file, exclusive(file, path):
         # A line that a killed process left half-written must not swallow this one.
         if file.tell() and not _ends_with_newline(path):
             file.write(b"\n")

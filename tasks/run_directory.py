@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from data.locks import Lock
 from data.records import json_text
 from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
 
@@ -334,22 +335,20 @@ class RunDirectory:
             return None
         return finished_fit(checkpoint)
 
-    def hold(self) -> FileLock:
-        """Keep other processes from training here; the system frees it when its holder dies.
+    def hold(self) -> Lock:
+        """Keep other processes from training here; it is freed when its holder dies.
 
         Raises:
             ValueError: another process trains here now.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "training.lock")
+        lock = Lock(self.path / "training.lock")
         try:
-            lock.acquire(timeout=0)
+            return lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(
                 f"Expected no other process to train in {self.path}, but one does: wait until it "
-                "has ended, or train beside it with another `--name`."
+                f"has ended, or train beside it with another `--name`.{lock.way_out()}"
             ) from error
-        return lock
 
     def write(self, name: str, text: str) -> None:
         """Write a small file, whole or not at all."""

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import BaseFileLock, Timeout
+from filelock import Timeout
 
 from data.errors import NO_DATA
+from data.locks import Lock
 from tasks.table_runs import Places, Run, State, finished_runs, row_states, runs_of
 
 __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_submit"]
@@ -165,11 +166,11 @@ def _attempts(run: Run, gpu: str | None, workers: int, retries: int, processes: 
             _say(f"{run.title}: {_outcome(run, code, workers)}")
             return code
     except Timeout:
-        _say(f"{run.title}: another process is running it; passed over")
+        _say(f"{run.title}: another process is running it; passed over.{run.way_out()}")
         return 0
 
 
-def _acquired(lock: BaseFileLock, patient: bool, processes: Processes) -> Any:
+def _acquired(lock: Lock, patient: bool, processes: Processes) -> Lock:
     """The lock, held from now on; one that waits for it stops waiting on an interruption."""
     while True:
         try:
@@ -201,8 +202,7 @@ def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processe
 
 def _was_stopped(code: int) -> bool:
     """Whether a command ended by a signal that asks for its end: it is no failure."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    return code in (-n for n in numbers) or code in (128 + n for n in numbers)
+    return code in (-n for n in STOPS) or code in (128 + n for n in STOPS)
 
 
 def _outcome(run: Run, code: int, workers: int) -> str:

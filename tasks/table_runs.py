@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from data.locks import Lock
 from tasks.results import scan
 from tasks.run_directory import config_hash
 from tasks.table_records import stands
@@ -108,10 +109,9 @@ class Run:
         name = f"{self.trained.title}.lock".replace("/", "_").replace(", ", "-").replace(" ", "")
         return self.places.runs / "locks" / name
 
-    def lock(self) -> FileLock:
+    def lock(self) -> Lock:
         """Of the training: rows that test the same network have the same."""
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._lock_path)
+        return Lock(self._lock_path)
 
     def result_in(self, done: Done) -> bool:
         """Whether `done`, (name, hash, seed) of result lines, holds its own."""
@@ -123,7 +123,15 @@ class Run:
 
     def abandoned(self) -> bool:
         """Whether a process trains it that no runner holds: one whose runner was killed, say."""
-        return _is_held(self.trained.directory / "training.lock")
+        return _is_held(self._training_lock)
+
+    @property
+    def _training_lock(self) -> Path:
+        return self.trained.directory / "training.lock"
+
+    def way_out(self) -> str:
+        """See :meth:`data.locks.Lock.way_out`; of whichever of its locks is held."""
+        return self.lock().way_out() or Lock(self._training_lock).way_out()
 
     def touched(self) -> bool:
         """Whether it may have been begun: False is sure, and needs no command line parsed."""
@@ -152,7 +160,7 @@ def _is_held(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with FileLock(path).acquire(timeout=0):
+        with Lock(path).acquire(timeout=0):
             return False
     except Timeout:
         return True

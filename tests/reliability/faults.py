@@ -15,7 +15,9 @@ import tasks.checkpoint_io as checkpoint_io
 from data.loading import NumberedLoader
 
 Place = Literal["step", "loader", "writing", "synchronising", "keeping", "saved", "validation"]
-Deed = Literal["SIGINT", "SIGTERM", "SIGKILL", "SIGUSR1", "raise", "full", "twice"]
+Deed = Literal[
+    "SIGINT", "SIGTERM", "SIGKILL", "SIGUSR1", "SIGHUP", "SIGSTOP", "raise", "full", "twice"
+]
 
 
 class Planned(RuntimeError):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,29 @@ def test_one_signal_stops_both_and_one_process_resumes(
     one, two = (checkpoint(tmp_path / name) for name in ("one", "two"))
     assert one["global_step"] == two["global_step"] == 10
     torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=1e-3, atol=1e-4)
+
+
+def test_a_signal_is_answered_though_the_other_process_is_stopped(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    """It waits in a collective for the other one, where Python hears nothing."""
+    command = ["fit", *options("text", data, tmp_path, *TWO), "--save_every=1"]
+    port, fault = free_port(), asdict(Fault("step", 3, "SIGSTOP"))
+    function = "tests.reliability.unread.fit_impatiently"
+    first, stopped = [
+        warm.call(function, command, planned, **torchrun(rank, port))
+        for rank, planned in enumerate([None, fault])
+    ]
+    try:
+        state = Path(f"/proc/{stopped.pid}/stat")
+        wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", 200)
+        first.kill(signal.SIGTERM)
+        assert first.wait(timeout=60) == 128 + signal.SIGTERM
+    finally:
+        stopped.kill()
+    assert "Told to end by SIGTERM, but another process of this run" in first.output()
+    assert "does not answer: it may be stopped. The same command resumes" in first.output()
+    assert checkpoint(tmp_path)["global_step"] == 3
 
 
 def test_one_process_prepares_and_the_others_wait(

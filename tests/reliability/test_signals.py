@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.reliability.steps import OPTION, VARIABLE, noted
 pytestmark = pytest.mark.promise(
     "stopped at any step in any way, a run ends with bit-identical weights, metrics and results"
 )
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Numbers:
@@ -103,6 +104,30 @@ def test_a_fresh_run_goes_on_as_it_says(warm: Launcher, data: Path, tmp_path: Pa
     output = succeeded(warm.start("text", command, environment={found[1]: found[2]}))
     assert f"Resuming {found[2]} from last.ckpt: step 4," in output
     assert "last.ckpt: step 3," in succeeded(warm.run("text", command[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(signal.SIGINT, "pipe"), (signal.SIGTERM, "pipe"), (signal.SIGHUP, "terminal")],
+)
+def test_whoever_reads_it_saves(
+    warm: Launcher, data: Path, tmp_path: Path, number: signal.Signals, kind: str
+) -> None:
+    command = ["fit", *options("text", data, tmp_path), "--trainer.enable_progress_bar=true"]
+    fault = asdict(Fault("step", 2, number.name))  # type: ignore[arg-type]
+    process = warm.call("tests.reliability.unread.fit", command, kind, fault, "SIG_DFL")
+    assert process.wait() == 128 + number
+    assert checkpoint(tmp_path)["global_step"] == 3
+    assert "last.ckpt: step 3," in succeeded(warm.run("text", command))
+
+
+def test_what_nohup_started_outlives_its_terminal(
+    warm: Launcher, data: Path, tmp_path: Path
+) -> None:
+    command = ["fit", *options("text", data, tmp_path)]
+    fault = asdict(Fault("step", 2, "SIGHUP"))
+    process = warm.call("tests.reliability.unread.fit", command, "terminal", fault, "SIG_IGN")
+    assert process.wait() == 0 and checkpoint(tmp_path)["global_step"] == 10
 
 
 @pytest.mark.slow
