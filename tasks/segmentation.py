@@ -9,6 +9,7 @@ Recipe: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its releas
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -232,6 +233,13 @@ class Segmentation(CNSNModule):
 
     def on_test_epoch_end(self) -> None:
         scores = self._scores()
+        for domain, counts in zip(DOMAINS, self.counts, strict=True):
+            if not counts.any():
+                raise ValueError(
+                    f"Expected labelled pixels in the {domain} images that are scored, but there "
+                    "are none, so there is no score: `model.evaluation.mode` and "
+                    "`trainer.limit_test_batches` decide what is scored, source first."
+                )
         iou = {domain: values["iou"].tolist() for domain, values in scores.items()}
         # Scored otherwise, a result has other names, so that tables never mix the two.
         suffix = "" if self.evaluation == EvaluationSpec() else f" ({self.evaluation})"
@@ -250,6 +258,7 @@ class Segmentation(CNSNModule):
             "breakdown": {CLASSES[c]: iou["target"][c] for c in present},
             "iou": {domain: dict(zip(CLASSES, v, strict=True)) for domain, v in iou.items()},
             "evaluation": str(self.evaluation),
+            "mean_over": "classes in truth or prediction",  # lines without it: in truth alone
         }
         if self.trainer.is_global_zero:
             self._write_test(iou)
@@ -273,6 +282,28 @@ class Segmentation(CNSNModule):
 
     # ---------------------------------------------------------------------------------- prediction
 
+    def on_predict_start(self) -> None:
+        self.predictions = self._prediction_folder()
+
+    def _prediction_folder(self) -> Path:
+        """One for these weights, images and way of predicting, so that no masks are mixed."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint = self.trainer.ckpt_path
+        way = f"{self.evaluation}, {self.trainer.precision}"
+        digest = hashlib.sha256(f"{way}, {datamodule.plain.fingerprint()}".encode())
+        for name, value in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        images = datamodule.plain.root.resolve()
+        stem = Path(checkpoint).stem if checkpoint else "weights"
+        name = f"{images.name}-{stem}-{digest.hexdigest()[:8]}"
+        folder = Path(self.trainer.default_root_dir) / "predictions" / name
+        if self.trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            of = {"images": str(images), "checkpoint": checkpoint and str(checkpoint), "way": way}
+            (folder / "predictions.json").write_text(json.dumps(of, indent=1) + "\n")
+        return folder
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         spec = self.evaluation
@@ -282,13 +313,13 @@ class Segmentation(CNSNModule):
             if spec.mode == "centre":
                 image = centre_of(image, spec.window)
             array = image.permute(1, 2, 0).contiguous().numpy()
-            save_prediction(self._predictions(), name, array, found)
+            save_prediction(self.predictions, name, array, found)
 
     def on_predict_end(self) -> None:
-        rank_zero_info(f"Predictions are in {self._predictions()}: ids, colour and overlay.")
-
-    def _predictions(self) -> Path:
-        return Path(self.trainer.default_root_dir) / "predictions"
+        rank_zero_info(
+            f"Predictions are in {self.predictions}: ids/, as Cityscapes' server takes them, "
+            "colour/ and overlay/."
+        )
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print a test's figures as a table."""

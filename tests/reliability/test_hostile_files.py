@@ -31,7 +31,7 @@ from data.corrupted_set import open_corrupted, origin_of
 from data.domain_images import read_images
 from data.image_folder import list_images
 from data.records import read_record
-from data.segmentation_labels import read_label
+from data.segmentation_label_files import read_label
 from data.segmentation_layouts import _size
 from data.segmentation_splits import read_split_file
 from data.text_glove import read_glove
