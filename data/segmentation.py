@@ -26,8 +26,8 @@ from data.image_files import is_hidden
 from data.images import check_statistics, normalise
 from data.loading import Batch, ResumableDataModule, TrainLoader, process_rank
 from data.randomness import derive_seed
-from data.segmentation_labels import CLASSES
 from data.segmentation_label_files import check_part
+from data.segmentation_labels import CLASSES
 from data.segmentation_layouts import (
     IMAGE_SUFFIXES,
     Collection,

@@ -2,10 +2,10 @@
 
     IoU_c = TP_c / (TP_c + FP_c + FN_c),    mIoU = mean over the classes in truth or prediction
 
-over the labelled pixels, as evalPixelLevelSemanticLabeling.py of Cityscapes' scripts computes them
-(https://github.com/mcordts/cityscapesScripts; Cordts et al. 2016,
-https://arxiv.org/abs/1604.01685). So a class that is predicted and never true has an IoU of 0, which
-counts; one that is neither is absent, and its IoU NaN.
+over the labelled pixels, as evalPixelLevelSemanticLabeling.py in
+https://github.com/mcordts/cityscapesScripts computes them (Cordts et al. 2016,
+https://arxiv.org/abs/1604.01685). So a class that is predicted and never true has an IoU of 0,
+which counts; one that is neither is absent, and its IoU NaN.
 """
 
 from __future__ import annotations

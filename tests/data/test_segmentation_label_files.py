@@ -163,7 +163,7 @@ def check(paths: list[Path], kind: LabelKind = "ids") -> None:
 
 def test_training_ids_that_are_named_label_ids_show_in_the_part(tmp_path: Path) -> None:
     trained = [scene(1, [0, 1, 2]), scene(2, [0, 8, 10, 13, 255])]
-    with pytest.raises(LabelError, match="val part.*2 label.*0, 1, 2, 8, 10, 13, 255.*TrainIds"):
+    with pytest.raises(LabelError, match=r"val part.*2 label.*0, 1, 2, 8, 10, 13, 255.*TrainIds"):
         check(part(tmp_path, *trained))
     check(part(tmp_path, *trained), "train_ids")
     # One image more with a person, as a part of label ids has, and none of them is in doubt.
