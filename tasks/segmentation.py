@@ -9,7 +9,6 @@ Recipe: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its releas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -34,6 +33,7 @@ from tasks.segmentation_pictures import (
     class_bars,
     grid,
     log_examples,
+    prediction_folder,
     save_prediction,
 )
 from tasks.segmentation_report import print_segmentation
@@ -233,13 +233,7 @@ class Segmentation(CNSNModule):
 
     def on_test_epoch_end(self) -> None:
         scores = self._scores()
-        for domain, counts in zip(DOMAINS, self.counts, strict=True):
-            if not counts.any():
-                raise ValueError(
-                    f"Expected labelled pixels in the {domain} images that are scored, but there "
-                    "are none, so there is no score: `model.evaluation.mode` and "
-                    "`trainer.limit_test_batches` decide what is scored, source first."
-                )
+        self._require_labelled()
         iou = {domain: values["iou"].tolist() for domain, values in scores.items()}
         # Scored otherwise, a result has other names, so that tables never mix the two.
         suffix = "" if self.evaluation == EvaluationSpec() else f" ({self.evaluation})"
@@ -263,6 +257,15 @@ class Segmentation(CNSNModule):
         if self.trainer.is_global_zero:
             self._write_test(iou)
 
+    def _require_labelled(self) -> None:
+        for domain, counts in zip(DOMAINS, self.counts, strict=True):
+            if not counts.any():
+                raise ValueError(
+                    f"Expected labelled pixels in the {domain} images that are scored, but there "
+                    "are none, so there is no score: `model.evaluation.mode` and "
+                    "`trainer.limit_test_batches` decide what is scored, source first."
+                )
+
     def _write_test(self, iou: dict[str, list[float]]) -> None:
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -283,26 +286,14 @@ class Segmentation(CNSNModule):
     # ---------------------------------------------------------------------------------- prediction
 
     def on_predict_start(self) -> None:
-        self.predictions = self._prediction_folder()
-
-    def _prediction_folder(self) -> Path:
-        """One for these weights, images and way of predicting, so that no masks are mixed."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint = self.trainer.ckpt_path
-        way = f"{self.evaluation}, {self.trainer.precision}"
-        digest = hashlib.sha256(f"{way}, {datamodule.plain.fingerprint()}".encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        images = datamodule.plain.root.resolve()
-        stem = Path(checkpoint).stem if checkpoint else "weights"
-        name = f"{images.name}-{stem}-{digest.hexdigest()[:8]}"
-        folder = Path(self.trainer.default_root_dir) / "predictions" / name
-        if self.trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            of = {"images": str(images), "checkpoint": checkpoint and str(checkpoint), "way": way}
-            (folder / "predictions.json").write_text(json.dumps(of, indent=1) + "\n")
-        return folder
+        self.predictions = prediction_folder(
+            Path(self.trainer.default_root_dir) / "predictions",
+            datamodule.plain,
+            self.network.state_dict(),
+            checkpoint=self.trainer.ckpt_path,
+            way=f"{self.evaluation}, {self.trainer.precision}",
+        )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
