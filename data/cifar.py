@@ -109,6 +109,9 @@ def read_cifar(
     ]
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
+    if not len(labels):
+        part = "training" if train else "test"
+        raise ValueError(f"Expected {part} images in {folder}, but its files hold none: fetch it.")
     return np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 

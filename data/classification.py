@@ -366,7 +366,7 @@ class CIFAR(ImageClassificationData):
         folder = self._corrupted_folder()
         arrays, labels = open_corrupted(folder, self.corruptions, n=len(test[1]))
         n = len(test[1])
-        if not np.array_equal(np.asarray(labels[:n], dtype=np.int64), test[1]):
+        if not np.array_equal(labels, np.tile(test[1], len(SEVERITIES))):
             raise ValueError(
                 f"Expected the labels in {folder} to be those of the test set in {self.root}, but "
                 "they differ: the two belong to different images. Give the matching folder by "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataNotFoundError
+from data.image_files import is_hidden
 from data.records import read_record
 
 __all__ = ["MARKER", "DomainSet", "Files", "domains_root", "find_domains", "pair_of", "title_of"]
@@ -75,7 +76,7 @@ def find_domains(root: Path) -> dict[str, Files]:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
 def _classes(domain: Path) -> dict[str, list[Path]]:
@@ -86,7 +87,7 @@ def _classes(domain: Path) -> dict[str, list[Path]]:
 
 def _images(folder: Path) -> list[Path]:
     return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not is_hidden(p.name)
     )
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import DataNotFoundError, SampleError, quoted
-from data.image_files import open_image, to_rgb
+from data.image_files import is_hidden, open_image, to_rgb
 from data.loading import process_rank
 
 __all__ = [
@@ -161,7 +161,7 @@ def list_images(
     """
     if not folder.is_dir():
         raise DataNotFoundError(f"Expected the folder {folder}, but there is none.")
-    entries = sorted((e for e in os.scandir(folder) if e.name[0] != "."), key=lambda e: e.name)
+    entries = sorted((e for e in os.scandir(folder) if not is_hidden(e.name)), key=lambda e: e.name)
     classes = _in_order([entry.name for entry in entries if entry.is_dir()], order, folder)
     if not classes:
         raise ValueError(
@@ -192,7 +192,7 @@ def _list_class(folder: str, name: bytes) -> tuple[list[bytes], list[Bad]]:
     numbered = WORDNET.fullmatch(name)
     for entry in sorted(os.scandir(os.fsencode(folder)), key=lambda entry: entry.name):
         file = entry.name
-        if file.startswith(b"."):
+        if is_hidden(os.fsdecode(file)):
             continue
         other = WORDNET.match(file)
         if not _is_file(entry):

@@ -20,6 +20,7 @@ from data.classification import SEVERITIES, ImageClassificationData
 from data.corruptions import CORRUPTIONS
 from data.errors import DataNotFoundError
 from data.folder_batches import FolderSets, TrainingImages, centre_square, exact_square
+from data.image_files import is_hidden
 from data.image_folder import (
     ClassOrder,
     FolderImages,
@@ -140,7 +141,7 @@ class ImageNet(ImageClassificationData):
         """How many classes the training set has, or the validation set where it stands alone."""
         alone = (self.root / "val").is_dir() and not (self.root / "train").is_dir()
         folder = part_of(self.root, "val" if alone else "train")
-        return sum(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
+        return sum(entry.is_dir() and not is_hidden(entry.name) for entry in folder.iterdir())
 
     def setup(self, stage: str) -> None:
         if stage == "fit" or (self.root / "train").is_dir():

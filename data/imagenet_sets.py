@@ -24,6 +24,7 @@ from data.catalogue import (
 )
 from data.checksums import format_bytes
 from data.errors import DataNotFoundError
+from data.image_files import is_hidden
 from data.imagenet_layout import (
     BY_HAND,
     CLASSES,
@@ -58,8 +59,9 @@ def _counts(folder: Path) -> tuple[int, int]:
     """Classes and images of a folder by class; a quick look that opens no file."""
     if not folder.is_dir():
         return 0, 0
-    classes = [entry.path for entry in os.scandir(folder) if entry.is_dir()]
-    return len(classes), sum(len(os.listdir(path)) for path in classes)
+    classes = [e.path for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name)]
+    images = (sum(not is_hidden(name) for name in os.listdir(path)) for path in classes)
+    return len(classes), sum(images)
 
 
 def _missing_corrupted(families: Sequence[str], root: Path) -> str:

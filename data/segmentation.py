@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.errors import DataNotFoundError
+from data.image_files import is_hidden
 from data.images import check_statistics, normalise
 from data.loading import Batch, ResumableDataModule, TrainLoader, process_rank
 from data.randomness import derive_seed
+from data.segmentation_label_files import check_part
 from data.segmentation_labels import CLASSES
-from data.segmentation_layouts import IMAGE_SUFFIXES, Collection, find_layout, open_collection
+from data.segmentation_layouts import (
+    IMAGE_SUFFIXES,
+    Collection,
+    find_layout,
+    is_image,
+    open_collection,
+)
 from data.segmentation_sets import (
     EvaluationImages,
     PlainImages,
@@ -166,7 +175,7 @@ class SourceAndTarget(ResumableDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and self.predict_root is not None:
-            self.plain = PlainImages(_images_below(self.predict_root))
+            self.plain = PlainImages(_images_below(self.predict_root), self.predict_root)
             return
         if self.found is None:
             self._require_roots()
@@ -179,11 +188,14 @@ class SourceAndTarget(ResumableDataModule):
             if self.verify:
                 parts = (*source.parts.values(), *target.parts.values())
                 verify_pairs([pair for pairs in parts for pair in pairs])
+        if stage != "predict":
+            self._check_labels(("train", "val") if stage == "fit" else ("val",))
         if stage == "fit":
             self._record_lists()
         if stage == "predict":
             pairs = self.target.parts["val"]
-            self.plain = PlainImages([(pair.name, pair.image) for pair in pairs])
+            images = [(pair.name, pair.image) for pair in pairs]
+            self.plain = PlainImages(images, self.target.root)
 
     def _require_roots(self) -> None:
         missing = [
@@ -199,6 +211,15 @@ class SourceAndTarget(ResumableDataModule):
                 f"gtFine/<split>/<city>/ (Cityscapes'), but {' and '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not there. {_HOW_TO_GET}"
             )
+
+    def _check_labels(self, parts: Sequence[str]) -> None:
+        """Whether what is trained and scored on has labels, in the coding that their names say."""
+        for found in (self.source, self.target):
+            for part in parts:
+                pairs = found.parts.get(part, [])
+                where = f"the {part} part of {found.root}"
+                if pairs:
+                    check_part([(pair.label, pair.kind) for pair in pairs], where)
 
     def _check_crop(self) -> None:
         if self.pad:
@@ -337,6 +358,10 @@ class SourceAndTarget(ResumableDataModule):
         return normalise(image[None], self.mean, self.std)
 
 
+# The server finds a prediction by <city>_<sequence>_<frame>*.png, in any folder.
+_CITYSCAPES_FRAME = re.compile(r"([^_]+_\d{6}_\d{6})_leftImg8bit")
+
+
 def _placed(place: str, root: str) -> Path:
     """`place` seen from here, or else in `root`."""
     path = Path(place).expanduser()
@@ -345,13 +370,21 @@ def _placed(place: str, root: str) -> Path:
 
 
 def _images_below(folder: Path) -> list[tuple[str, Path]]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if is_image(path) and not any(map(is_hidden, path.relative_to(folder).parts))
+    )
     if not paths:
         raise DataNotFoundError(
             f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, but found none: give "
             "another `--data.predict_root`."
         )
     names = ["__".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
+    frames = [_CITYSCAPES_FRAME.fullmatch(path.stem) for path in paths]
+    if all(frames):
+        short = [frame[1] for frame in frames if frame]
+        names = short if len(set(short)) == len(short) else names
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         same = (path for path, own in zip(paths, names, strict=True) if own == name)

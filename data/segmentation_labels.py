@@ -1,4 +1,4 @@
-"""The label table of Cityscapes, and label images read into its 19 training ids.
+"""The label table of Cityscapes, and label images mapped to its 19 training ids.
 
 Three kinds of label image are read: label ids (Cityscapes' gtFine_labelIds, GTA5's palette PNGs,
 whose index is the Cityscapes id), training ids (gtFine_labelTrainIds, GTA5's labels_mapped), and
@@ -12,30 +12,27 @@ https://arxiv.org/abs/1608.02192.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-
-from data.errors import quoted
-from data.image_files import UNREADABLE, open_image
 
 __all__ = [
     "CLASSES",
     "COLOURS",
     "IGNORE",
     "LABELS",
+    "UNKNOWN",
     "Label",
     "LabelError",
     "LabelKind",
     "colour_image",
     "label_ids",
-    "read_label",
+    "lookup",
     "train_ids",
 ]
 
 IGNORE = 255
-_UNKNOWN = 254  # in the look-up tables; no training id
+UNKNOWN = 254  # in the look-up tables; no training id
 _LISTED = 5
 
 LabelKind = Literal["ids", "train_ids", "colours"]
@@ -103,7 +100,7 @@ _MORE_IGNORED_COLOURS = ((20, 20, 20),)
 
 
 def _id_table() -> np.ndarray:
-    table = np.full(256, _UNKNOWN, np.uint8)
+    table = np.full(256, UNKNOWN, np.uint8)
     for label in LABELS:
         if label.id >= 0:
             table[label.id] = label.train_id
@@ -112,7 +109,7 @@ def _id_table() -> np.ndarray:
 
 
 def _train_id_table() -> np.ndarray:
-    table = np.full(256, _UNKNOWN, np.uint8)
+    table = np.full(256, UNKNOWN, np.uint8)
     table[: len(CLASSES)] = np.arange(len(CLASSES))
     table[IGNORE] = IGNORE
     return table
@@ -125,7 +122,7 @@ def _colour_table() -> np.ndarray:
     Colours do not tell a licence plate from a car or a group of poles from a pole: the evaluated
     class is taken.
     """
-    table = np.full(1 << 24, _UNKNOWN, np.uint8)
+    table = np.full(1 << 24, UNKNOWN, np.uint8)
     ignored = [label.colour for label in LABELS if label.train_id == IGNORE]
     for colour in (*ignored, *_MORE_IGNORED_COLOURS):
         table[_packed(np.array(colour, np.uint8))] = IGNORE
@@ -143,6 +140,16 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
+def lookup(values: np.ndarray, kind: LabelKind) -> np.ndarray:
+    """As :func:`train_ids`, with UNKNOWN for what the table does not know."""
+    if kind == "colours":
+        return _colour_table()[_packed(values)]
+    if values.dtype == np.uint8:
+        return _TABLES[kind][values]
+    mapped = _TABLES[kind][values.clip(0, 255)]
+    return np.where((values < 0) | (values > 255), np.uint8(UNKNOWN), mapped)
+
+
 def train_ids(values: np.ndarray, kind: LabelKind) -> np.ndarray:
     """Training ids, uint8 (H, W), of a label image.
 
@@ -153,17 +160,10 @@ def train_ids(values: np.ndarray, kind: LabelKind) -> np.ndarray:
     Raises:
         LabelError: values that the table does not know, each counted and named.
     """
-    if kind == "colours":
-        packed = _packed(values)
-        mapped = _colour_table()[packed]
-    else:
-        outside = (values < 0) | (values > 255) if values.dtype != np.uint8 else None
-        packed = values
-        mapped = _TABLES[kind][values if outside is None else values.clip(0, 255)]
-        if outside is not None and outside.any():
-            mapped = np.where(outside, np.uint8(_UNKNOWN), mapped)
-    unknown = mapped == _UNKNOWN
+    mapped = lookup(values, kind)
+    unknown = mapped == UNKNOWN
     if unknown.any():
+        packed = _packed(values) if kind == "colours" else values
         raise LabelError(_unknown_values(packed[unknown], kind))
     return mapped
 
@@ -188,41 +188,6 @@ def _shown(value: int, kind: LabelKind) -> str:
     if kind != "colours":
         return str(value)
     return f"rgb({value >> 16}, {value >> 8 & 255}, {value & 255})"
-
-
-def read_label(path: Path, kind: LabelKind) -> np.ndarray:
-    """Training ids, uint8 (H, W), of a label image file.
-
-    An RGB file of `kind` "ids" is read as colours.
-
-    Raises:
-        LabelError: unreadable, of another mode than label images have, or with unknown values.
-    """
-    try:
-        with open_image(path) as image:
-            if image.mode in ("RGB", "RGBA") and kind != "train_ids":
-                values, kind = np.asarray(image.convert("RGB")), "colours"
-            elif image.mode in ("P", "L", "I", "I;16"):
-                values = np.asarray(image)  # of a palette image: the indices
-            else:
-                raise LabelError(
-                    f"Expected {path} to be a label image of one channel"
-                    f"{'' if kind == 'train_ids' else ' or RGB colours'}, but got mode "
-                    f"{image.mode}: it may be a photograph in the labels' folder."
-                )
-    except LabelError:
-        raise
-    except UNREADABLE as error:
-        raise LabelError(
-            f"Expected {path} to be a label image, but it cannot be read ({quoted(error)}): delete "
-            "it and fetch it again."
-        ) from error
-    try:
-        return train_ids(values, kind)
-    except LabelError as error:
-        raise LabelError(
-            f"Expected {path} to hold {error}. Give labels that are mapped to Cityscapes' ids."
-        ) from None
 
 
 def label_ids(predicted: np.ndarray) -> np.ndarray:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.errors import DataNotFoundError, quoted
-from data.image_files import UNREADABLE, open_image
+from data.image_files import UNREADABLE, is_hidden, open_image
+from data.segmentation_label_files import label_size
 from data.segmentation_labels import LabelKind
 from data.segmentation_splits import Part, is_official, split_gta5
 
-__all__ = ["Collection", "Layout", "Pair", "find_layout", "open_collection"]
+__all__ = ["Collection", "Layout", "Pair", "find_layout", "is_image", "open_collection"]
 
 Layout = Literal["gta5", "cityscapes"]
 
@@ -135,7 +136,12 @@ def _gta5(found: Collection, parts: Sequence[Part]) -> dict[Part, Unmeasured]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_image(path))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
 # ------------------------------------------------------------------------------------- Cityscapes
@@ -145,8 +151,7 @@ def _cityscapes(found: Collection, parts: Sequence[Part]) -> dict[Part, Unmeasur
     chosen: dict[Part, Unmeasured] = {}
     for part in parts:
         folder = found.root / "leftImg8bit" / part
-        images = sorted(folder.glob("*/*_leftImg8bit.*"))
-        images = [path for path in images if path.suffix.lower() in IMAGE_SUFFIXES]
+        images = sorted(path for path in folder.glob("*/*_leftImg8bit.*") if is_image(path))
         chosen[part] = [_with_cityscapes_label(found.root, part, image) for image in images]
     if all(len(chosen[part]) == CITYSCAPES_SPLIT[part] for part in parts):
         found.title = "Cityscapes"
@@ -199,12 +204,12 @@ def _measured(pairs: Unmeasured, root: Path) -> tuple[list[Pair], list[str]]:
     """The pairs whose sizes agree, and descriptions of the others."""
     kept, left_out = [], []
     for name, image, label, kind in pairs:
-        size, label_size = _size(image), _size(label)
-        if size == label_size:
+        size, other = _size(image), label_size(label)
+        if size == other:
             kept.append(Pair(name, image, label, kind, *size))
         else:
             shape = "{1}x{0}".format
-            left_out.append(f"{name} (image {shape(*size)}, labels {shape(*label_size)})")
+            left_out.append(f"{name} (image {shape(*size)}, labels {shape(*other)})")
     if not kept:
         raise ValueError(
             f"Expected label images of their images' sizes in {root}, but all {len(left_out):,} "

@@ -104,7 +104,7 @@ def _copy_split(root: Path, out: Path) -> None:
 
 def _files(root: Path) -> list[tuple[Path, bool]]:
     """Images and label images to copy, and which of the two each is."""
-    from data.segmentation_layouts import IMAGE_SUFFIXES, find_layout
+    from data.segmentation_layouts import find_layout, is_image
 
     layout = find_layout(root)
     if layout is None:
@@ -122,7 +122,7 @@ def _files(root: Path) -> list[tuple[Path, bool]]:
         (path, is_label)
         for folder, pattern, is_label in folders
         for path in sorted(folder.glob(pattern))
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if is_image(path)
     ]
 
 
@@ -135,7 +135,8 @@ class _Job(NamedTuple):
 
 def _resize(job: _Job) -> str | None:
     """Make one file; returns what is wrong with it, or None."""
-    from data.segmentation_labels import LabelError, read_label
+    from data.segmentation_label_files import read_label
+    from data.segmentation_labels import LabelError
 
     source, made, is_label, scale = job
     part = made.with_name(f".{made.name}.part")

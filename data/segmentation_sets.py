@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from tqdm import tqdm
 
+from data.image_files import check_depth
 from data.loading import Batch
 from data.randomness import generator_for
-from data.segmentation_labels import read_label
+from data.segmentation_label_files import read_label
 from data.segmentation_layouts import Pair
 from data.segmentation_transforms import JointTransform
 
@@ -35,16 +37,23 @@ def read_image(path: Path) -> Tensor:
     """uint8 (3, H, W), RGB; of 16 bits a channel, the upper 8.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or has fewer bits than it says.
     """
     try:
         image = decode_image(str(path), ImageReadMode.RGB)
-        return (image.int() >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
     except (RuntimeError, OSError) as error:
         raise ValueError(
             f"Expected {path} to be a PNG or JPEG image, but it is missing or damaged: fetch it "
             "again."
         ) from error
+    if image.dtype != torch.uint16:
+        return image
+    upper = (image.int() >> 8).to(torch.uint8)
+    try:
+        check_depth(int(upper.max()))
+    except ValueError as error:
+        raise ValueError(f"Expected {path} to be an image of 8 bits, but {error}.") from error
+    return upper
 
 
 def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -159,14 +168,23 @@ class PlainImages:
 
     Args:
         images: name and file of each.
+        root: where they lie.
     """
 
-    def __init__(self, images: Sequence[tuple[str, Path]]) -> None:
+    def __init__(self, images: Sequence[tuple[str, Path]], root: Path) -> None:
+        self.root = root
         self.names = [name for name, _ in images]
         self.paths = [path for _, path in images]
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Of names and file sizes, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, path in zip(self.names, self.paths, strict=True):
+            digest.update(f"{name} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
 
     def named(self, position: int) -> tuple[str, Tensor]:
         """Name and image, uint8 (3, H, W)."""

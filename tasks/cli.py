@@ -215,7 +215,8 @@ class TaskCLI(LightningCLI):
                 self._rehearse(config)
         elif config.ckpt_path is None:
             self._choose_trained(config)
-        config.trainer.default_root_dir = str(self.directory.path)
+        if config.trainer.default_root_dir is None:  # `predict` alone may be told another place
+            config.trainer.default_root_dir = str(self.directory.path)
         self._describe_to_loggers(config)
 
     def _describe_to_loggers(self, config: Any) -> None:

@@ -70,6 +70,12 @@ def check_options(config: Any, subcommand: str) -> None:
     _check_run(config)
     _check_length(config.trainer, open_ends=(None, -1) if subcommand == "fit" else (-1,))
     _check_trainer(config.trainer)
+    if config.trainer.default_root_dir is not None and subcommand != "predict":
+        raise ValueError(
+            "Expected `trainer.default_root_dir` to be null but for `predict`, which writes below "
+            f"it, but got {config.trainer.default_root_dir}: a run lies where `--runs` and "
+            "`--name` say, its result where `--results` says."
+        )
     for section in ("model", "data"):
         _check_sizes(section, config.get(section).as_dict())
     _check_workers(config.get("data.init_args.workers"))

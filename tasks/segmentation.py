@@ -33,6 +33,7 @@ from tasks.segmentation_pictures import (
     class_bars,
     grid,
     log_examples,
+    prediction_folder,
     save_prediction,
 )
 from tasks.segmentation_report import print_segmentation
@@ -259,6 +260,7 @@ class Segmentation(CNSNModule):
 
     def on_test_epoch_end(self) -> None:
         scores = self._scores()
+        self._require_labelled()
         iou = {domain: values["iou"].tolist() for domain, values in scores.items()}
         # Scored otherwise, a result has other names, so that tables never mix the two.
         suffix = "" if self.evaluation == EvaluationSpec() else f" ({self.evaluation})"
@@ -277,9 +279,19 @@ class Segmentation(CNSNModule):
             "breakdown": {CLASSES[c]: iou["target"][c] for c in present},
             "iou": {domain: dict(zip(CLASSES, v, strict=True)) for domain, v in iou.items()},
             "evaluation": str(self.evaluation),
+            "mean_over": "classes in truth or prediction",  # lines without it: in truth alone
         }
         if self.trainer.is_global_zero:
             self._write_test(iou)
+
+    def _require_labelled(self) -> None:
+        for domain, counts in zip(DOMAINS, self.counts, strict=True):
+            if not counts.any():
+                raise ValueError(
+                    f"Expected labelled pixels in the {domain} images that are scored, but there "
+                    "are none, so there is no score: `model.evaluation.mode` and "
+                    "`trainer.limit_test_batches` decide what is scored, source first."
+                )
 
     def _write_test(self, iou: dict[str, list[float]]) -> None:
         folder = Path(self.trainer.default_root_dir)
@@ -300,6 +312,16 @@ class Segmentation(CNSNModule):
 
     # ---------------------------------------------------------------------------------- prediction
 
+    def on_predict_start(self) -> None:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.predictions = prediction_folder(
+            Path(self.trainer.default_root_dir) / "predictions",
+            datamodule.plain,
+            self.network.state_dict(),
+            checkpoint=self.trainer.ckpt_path,
+            way=f"{self.evaluation}, {self.trainer.precision}",
+        )
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         spec = self.evaluation
@@ -311,13 +333,13 @@ class Segmentation(CNSNModule):
             if spec.mode == "centre":
                 image = centre_of(image, spec.window)
             array = image.permute(1, 2, 0).contiguous().numpy()
-            save_prediction(self._predictions(), name, array, found)
+            save_prediction(self.predictions, name, array, found)
 
     def on_predict_end(self) -> None:
-        rank_zero_info(f"Predictions are in {self._predictions()}: ids, colour and overlay.")
-
-    def _predictions(self) -> Path:
-        return Path(self.trainer.default_root_dir) / "predictions"
+        rank_zero_info(
+            f"Predictions are in {self.predictions}: ids/, as Cityscapes' server takes them, "
+            "colour/ and overlay/."
+        )
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print a test's figures as a table."""

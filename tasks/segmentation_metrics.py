@@ -1,9 +1,11 @@
 """One confusion matrix a domain over a whole set, and what follows from it.
 
-    IoU_c = TP_c / (TP_c + FP_c + FN_c),    mIoU = mean over the classes present in the truth
+    IoU_c = TP_c / (TP_c + FP_c + FN_c),    mIoU = mean over the classes in truth or prediction
 
-as in Cityscapes' evaluation (Cordts et al. 2016, https://arxiv.org/abs/1604.01685). A class that no
-pixel of the truth has is absent: its IoU is NaN, whatever was predicted.
+over the labelled pixels, as evalPixelLevelSemanticLabeling.py in
+https://github.com/mcordts/cityscapesScripts computes them (Cordts et al. 2016,
+https://arxiv.org/abs/1604.01685). So a class that is predicted and never true has an IoU of 0,
+which counts; one that is neither is absent, and its IoU NaN.
 """
 
 from __future__ import annotations
@@ -71,6 +73,5 @@ def iou_of(confusion: Tensor) -> dict[str, Tensor]:
     """
     counts = confusion.double()
     right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    iou = right / (truth + predicted - right)
-    iou = torch.where(truth > 0, iou, torch.nan)
+    iou = right / (truth + predicted - right)  # 0 / 0 where absent
     return {"iou": iou, "miou": iou.nanmean(), "accuracy": right.sum() / counts.sum()}

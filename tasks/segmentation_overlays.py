@@ -1,8 +1,8 @@
 """Predictions of several runs side by side, laid over the target's images.
 
-    python -m tasks.segmentation_overlays --target DIR --out FILE.png baseline=RUN CNSN=RUN
+    python -m tasks.segmentation_overlays --target DIR --out FILE.png baseline=FOLDER CNSN=FOLDER
 
-RUN is a run's directory in which ``predict`` has written its predictions.
+FOLDER is what ``predict`` names at its end, or a run's directory with one such folder.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from data.segmentation_labels import train_ids
+from data.segmentation_label_files import read_label
 from data.segmentation_layouts import open_collection
 from data.segmentation_sets import read_pair
 from tasks.segmentation_pictures import Row, overlay, sheet
@@ -27,32 +26,43 @@ def compare(target: Path, runs: dict[str, Path], frames: int) -> Image.Image:
 
     Args:
         target: root of the target.
-        runs: directories with ``predictions/ids``, by title.
+        runs: folders of predictions, or directories of runs, by title.
         frames: how many, evenly spread over the target.
 
     Raises:
-        ValueError: a run without a prediction of one of the frames.
+        ValueError: a run without a prediction of one of the frames, or with several.
     """
     pairs = open_collection(target, ("val",)).parts["val"]
     frames = min(frames, len(pairs))
+    masks = {title: _masks(run) for title, run in runs.items()}
     rows, truths = [], []
     for i in range(frames):
         pair = pairs[(2 * i + 1) * len(pairs) // (2 * frames)]
         image, truth = (x.numpy() for x in read_pair(pair))
         image = image.transpose(1, 2, 0)
         panels = [image, overlay(image, truth)]
-        for title, run in runs.items():
-            path = run / "predictions" / "ids" / f"{pair.name}.png"
+        for title, folder in masks.items():
+            path = folder / f"{pair.name}.png"
             if not path.is_file():
                 raise ValueError(
                     f"Expected a prediction of {title} in {path}, but there is none: run `python "
                     "-m tasks.segmentation predict` with the run's options first."
                 )
-            predicted = train_ids(np.array(Image.open(path)), "ids")
+            predicted = read_label(path, "ids")
             panels.append(overlay(image, predicted))
         rows.append(Row(pair.name, panels))
         truths.append(truth)
     return sheet(["image", "truth", *runs], rows, truths)
+
+
+def _masks(run: Path) -> Path:
+    """The folder ids/ of predictions, given their folder or the run's directory."""
+    found = [run / "ids", run / "predictions" / "ids", *sorted(run.glob("predictions/*/ids"))]
+    found = [folder for folder in found if folder.is_dir()]
+    if len(found) > 1:
+        named = ", ".join(str(folder.parent) for folder in found)
+        raise ValueError(f"Expected one folder of predictions in {run}, but got {named}: name one.")
+    return found[0] if found else run / "ids"
 
 
 def _run(text: str) -> tuple[str, Path]:

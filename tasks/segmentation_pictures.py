@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageDraw, ImageFont
 
+from data.records import write_record
 from data.segmentation_labels import CLASSES, COLOURS, IGNORE, colour_image, label_ids
+from data.segmentation_sets import PlainImages
 
 __all__ = [
     "Example",
@@ -21,6 +25,7 @@ __all__ = [
     "grid",
     "log_examples",
     "overlay",
+    "prediction_folder",
     "save_prediction",
     "sheet",
 ]
@@ -118,6 +123,35 @@ def _legend(classes: Sequence[int], width: int) -> Image.Image:
         draw.rectangle([x, y, x + 14, y + 12], fill=COLOURS[c], outline="black")
         draw.text((x + 19, y - 1), CLASSES[c], "black", font)
     return legend
+
+
+def prediction_folder(
+    base: Path,
+    images: PlainImages,
+    state: Mapping[str, torch.Tensor],
+    *,
+    checkpoint: str | Path | None,
+    way: str,
+) -> Path:
+    """A folder below `base` for these weights, images and way of predicting: masks never mix.
+
+    Args:
+        base: folder of predictions.
+        images: to predict.
+        state: of the network.
+        checkpoint: that it was loaded from, whose name is part of the folder's.
+        way: what else decides the masks, in words.
+    """
+    digest = hashlib.sha256(f"{way}, {images.fingerprint()}".encode())
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    root, stem = images.root.resolve(), Path(checkpoint).stem if checkpoint else "weights"
+    folder = base / f"{root.name}-{stem}-{digest.hexdigest()[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    of = {"images": str(root), "checkpoint": checkpoint and str(checkpoint), "way": way}
+    rank_zero_only(write_record)(folder / "predictions.json", of)
+    return folder
 
 
 def save_prediction(folder: Path, name: str, image: np.ndarray, predicted: np.ndarray) -> None:

@@ -35,6 +35,6 @@ def print_segmentation(record: dict[str, Any]) -> None:
         domain: sum(not math.isnan(value) for value in record["iou"][domain].values())
         for domain in domains
     }
-    classes = ", ".join(f"{n} classes in the {domain}" for domain, n in counted.items())
+    classes = ", ".join(f"mean of {n} classes in the {domain}" for domain, n in counted.items())
     console.print(f"{record['n_source']} source and {record['n_target']} target images, {classes}")
     console.print(f"Scored on {record['evaluation']}; {record['selection']}.")

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cnsn.functional import cross_norm
+from data.image_files import UNREADABLE, open_image, to_rgb
 
 __all__ = ["bundled_photographs", "exchanged", "read_photograph"]
 
@@ -21,9 +22,9 @@ def read_photograph(path: Path, longest: int = 640) -> Tensor:
         ValueError: the file is no image that can be read.
     """
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_image(path) as file:
+            image = ImageOps.exif_transpose(to_rgb(file))
+    except UNREADABLE as error:
         raise ValueError(f"Expected {path} to be an image, but got: {error}.") from error
     return _tensor(image, longest)
 

@@ -80,6 +80,17 @@ def test_damaged_batches_are_named(tmp_path: Path, kind: str) -> None:
         read_cifar(tmp_path, train=True)
 
 
+def test_a_part_without_images_is_refused(tmp_path: Path) -> None:
+    path = write_cifar(tmp_path) / "cifar-10-batches-py" / "test_batch"
+    empty = {"data": np.zeros((0, 3072), np.uint8), "labels": []}
+    path.write_bytes(pickle.dumps(empty))
+    with pytest.raises(ValueError, match="Expected test images in"):
+        read_cifar(tmp_path, train=False)
+    # Of several files of a part, one may be empty.
+    path.with_name("data_batch_5").write_bytes(path.read_bytes())
+    assert len(read_cifar(tmp_path, train=True)[0]) == 4 * 40
+
+
 def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     path = write_cifar(tmp_path) / "cifar-10-batches-py" / "test_batch"
     witness = tmp_path / "ran"

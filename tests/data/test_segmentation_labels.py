@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.segmentation_label_files import read_label
 from data.segmentation_labels import (
     CLASSES,
     COLOURS,
@@ -13,7 +14,6 @@ from data.segmentation_labels import (
     LabelError,
     colour_image,
     label_ids,
-    read_label,
     train_ids,
 )
 from tests.segmentation_fakes import palette_image

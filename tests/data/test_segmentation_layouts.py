@@ -61,7 +61,7 @@ def test_mapped_labels_of_gta5(tmp_path: Path) -> None:
     for path in (root / "labels").iterdir():
         mapped = segmentation_layouts.Path(root / "labels_mapped" / path.name)
         mapped.parent.mkdir(exist_ok=True)
-        from data.segmentation_labels import read_label
+        from data.segmentation_label_files import read_label
 
         Image.fromarray(read_label(path, "ids")).save(mapped)
         path.unlink()

@@ -28,11 +28,16 @@ from PIL import Image
 from cnsn.checkpoint import load_official, read_state_dict
 from data.cifar import SETS, read_cifar
 from data.corrupted_set import open_corrupted, origin_of
+from data.domain_folders import find_domains
 from data.domain_images import read_images
 from data.image_folder import list_images
+from data.imagenet_sets import _counts
 from data.records import read_record
-from data.segmentation_labels import read_label
-from data.segmentation_layouts import _size
+from data.segmentation import SourceAndTarget
+from data.segmentation_label_files import read_label
+from data.segmentation_layouts import _size, open_collection
+from data.segmentation_resized import write_resized
+from data.segmentation_sets import read_image, read_pair
 from data.segmentation_splits import read_split_file
 from data.text_glove import read_glove
 from data.text_imdb import read_imdb
@@ -40,8 +45,11 @@ from data.text_sst2 import read_sst2
 from tasks.results import read_results
 from tasks.table_spec import Table
 from tasks.text_predict import Predictor
+from tasks.visualize.exchange import read_photograph
 from tests.archive_bytes import special, tar_bytes, zip_bytes
+from tests.fakes import reviews, write_domains, write_imagenet, write_imdb
 from tests.local_server import HTML, contents
+from tests.segmentation_fakes import write_cityscapes, write_gta5
 
 pytestmark = pytest.mark.promise("a hostile file is refused in one sentence, and runs nothing")
 
@@ -494,7 +502,7 @@ IMAGES = {
     ),
     "in_folder: 32 bits": Case("cat/a.tif", encoded("TIFF", "F"), in_folder, "32 bits a pixel"),
     "in_memory: 32 bits": Case("cat/a.png", encoded("TIFF", "I"), in_memory, "32 bits a pixel"),
-    "label: a photograph": Case("a.png", encoded("JPEG", "CMYK"), label, "may be a photograph"),
+    "label: a photograph": Case("a.png", encoded("JPEG", "CMYK"), label, "content is JPEG"),
     "label: unknown ids": Case("a.png", encoded("PNG", "L"), label, "unknown"),
     "label: cut": Case("a.png", encoded("PNG", "L")[:-300], label, UNREAD),
 }
@@ -597,11 +605,110 @@ def test_only_files_are_images(tmp_path: Path) -> None:
     assert set(contents(tmp_path)) == {"cat", "cat/a.png", "cat/b.png", "cat/c.png"}
 
 
-def test_images_of_16_bits_keep_their_upper_8(tmp_path: Path) -> None:
-    """Pillow alone would make every value above 255 white."""
-    deep = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
-    (tmp_path / "cat").mkdir()
-    Image.fromarray(deep).save(tmp_path / "cat" / "a.png")
-    for read in (in_folder, lambda path: in_memory(path)[0][0].permute(1, 2, 0)):
-        found = np.asarray(read(tmp_path / "cat" / "a.png"))
-        assert np.array_equal(found, np.repeat((deep // 256)[..., None], 3, -1))
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel; Pillow writes none in colour."""
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def photograph(path: Path) -> object:
+    return (255 * read_photograph(path)[0]).permute(1, 2, 0)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "folder": in_folder,
+    "memory": lambda path: in_memory(path)[0][0].permute(1, 2, 0),  # type: ignore[index]
+    "segmentation": lambda path: read_image(path).permute(1, 2, 0),
+    "pictures": photograph,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("reader", READERS)
+def test_images_of_16_bits_keep_their_upper_8(tmp_path: Path, reader: str, channels: int) -> None:
+    """Pillow alone would make every grey above 255 white.
+
+    And a camera's 12 bits, stored in 16 as they are, would be nearly black.
+    """
+    read, path = READERS[reader], tmp_path / "cat" / "a.png"
+    deep = np.random.default_rng(channels).integers(0, 1 << 16, (8, 8, channels))
+    deep[..., channels - 1 : channels - channels % 2 : -1] = 65_535  # opaque, where there is alpha
+    path.parent.mkdir()
+    path.write_bytes(deep_png(deep))
+    colour = deep[..., :3] if channels > 2 else deep[..., :1].repeat(3, -1)
+    assert np.array_equal(np.asarray(read(path)), colour // 256)
+    path.write_bytes(deep_png(deep // 16))
+    with pytest.raises(ValueError, match=r"a\.png.*below 4,096.*12 bits.*save it with 8"):
+        read(path)
+    brightest = deep // 16
+    brightest[0, 0] = 4096
+    path.write_bytes(deep_png(brightest))
+    read(path)
+
+
+def system_files(root: Path) -> Path:
+    """What macOS leaves beside every file and folder on a foreign disk, and in its zips."""
+    for path in [p for p in root.rglob("*") if p.suffix]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+        path.with_name(".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    for folder in [root, *(p for p in root.rglob("*") if p.is_dir())]:
+        (folder / "__MACOSX" / "x").mkdir(parents=True)
+        (folder / "__MACOSX" / "x" / "._a.png").write_bytes(b"\0\5\x16\7")
+    return root
+
+
+def scored(root: Path) -> list[Any]:
+    return [
+        (pair.name, read_pair(pair)[1].sum().item())
+        for pair in open_collection(root, ("val",)).parts["val"]
+    ]
+
+
+def copied(root: Path) -> list[Any]:
+    out = root.with_name(f"{root.name}-half{len(list(root.parent.iterdir()))}")
+    write_resized(root, out, scale=0.5, workers=1)
+    return sorted(path.relative_to(out) for path in out.rglob("*.png"))
+
+
+def in_folders(root: Path) -> list[Any]:
+    images = list_images(root / "val")
+    return [images.classes, *map(images.below, range(len(images))), *_counts(root / "val")]
+
+
+def reviewed(root: Path) -> list[Any]:
+    return [part.places for part in read_imdb(root).values()]
+
+
+def domains(root: Path) -> list[Any]:
+    return [{c: [p.name for p in f] for c, f in d.items()} for d in find_domains(root).values()]
+
+
+def to_predict(root: Path) -> list[Any]:
+    data = SourceAndTarget("/nowhere", predict_root=str(root), workers=0)
+    data.setup("predict")
+    assert data.plain is not None
+    return data.plain.names
+
+
+SETS_OF_FILES: dict[str, tuple[Callable[[Path], object], Callable[[Path], list[Any]]]] = {
+    "GTA5": (lambda root: write_gta5(root, 10, split=False), scored),
+    "Cityscapes": (lambda root: write_cityscapes(root, 3), scored),
+    "resized GTA5": (lambda root: write_gta5(root, 10), copied),
+    "resized Cityscapes": (lambda root: write_cityscapes(root, 3), copied),
+    "predict": (lambda root: write_gta5(root, 10), to_predict),
+    "ImageNet": (write_imagenet, in_folders),
+    "domains": (lambda root: write_domains(root, {d: {"x": 2, "y": 3} for d in "ab"}), domains),
+    "IMDb": (lambda root: write_imdb(root, reviews(8), pack=False), reviewed),
+}
+
+
+@pytest.mark.parametrize("name", SETS_OF_FILES)
+def test_files_of_the_system_are_passed_over(tmp_path: Path, name: str) -> None:
+    write, read = SETS_OF_FILES[name]
+    write(tmp_path / "set")
+    before = read(tmp_path / "set")
+    assert before and read(system_files(tmp_path / "set")) == before

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from data.cifar import read_cifar
 from data.corrupted_set import GENERATOR
 from tasks.classification import Classification, main
 from tasks.cli import TaskCLI
@@ -272,7 +273,9 @@ def corrupt_folder(cifar: Path, n: int = 40) -> Path:
     folder = cifar / "CIFAR-10-C"
     folder.mkdir()
     np.save(folder / "fog.npy", np.zeros((5 * n, 32, 32, 3), np.uint8))
-    np.save(folder / "labels.npy", np.zeros(5 * n, np.uint8))
+    # Those of the first severity are right.
+    _, labels = read_cifar(cifar, train=False)
+    np.save(folder / "labels.npy", np.concatenate([labels, np.full(4 * n, -1)]))
     return folder
 
 

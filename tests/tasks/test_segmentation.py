@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from cnsn import CNSNSpec, crossnorm_active, insert, load_official
 from cnsn.insert import crossnorm_sites
 from cnsn.layers import CrossNorm, SelfNorm
-from data.segmentation_labels import CLASSES
+from data.segmentation_labels import CLASSES, train_ids
 from tasks.base import CrossNormTraining
 from tasks.optim import OptimizerSpec
 from tasks.segmentation import Segmentation, pixel_cross_entropy
@@ -42,20 +42,74 @@ def test_scores_equal_torchmetrics_for_any_batches() -> None:
     assert counts[0].sum() == 0 and counts[1].sum() == (label != 255).sum()
     scores = iou_of(counts[1])
     reference = MulticlassJaccardIndex(19, average=None, ignore_index=255)(predicted, label)
-    torch.testing.assert_close(scores["iou"][:17].float(), reference[:17])
-    assert scores["iou"][17:].isnan().all()
-    torch.testing.assert_close(scores["miou"].float(), reference[:17].mean())
+    # The last two are never true: what is predicted of them is all wrong, and counts.
+    torch.testing.assert_close(scores["iou"].float(), reference)
+    assert scores["iou"][17:].tolist() == [0, 0]
+    torch.testing.assert_close(scores["miou"].float(), reference.mean())
     accuracy = MulticlassAccuracy(19, average="micro", ignore_index=255)(predicted, label)
     torch.testing.assert_close(scores["accuracy"].float(), accuracy)
 
 
-def test_absent_classes_are_nan_and_missed_ones_0() -> None:
-    confusion = torch.zeros(3, 3, dtype=torch.int64)
+def test_absent_classes_are_nan_and_missed_and_invented_ones_0() -> None:
+    confusion = torch.zeros(4, 4, dtype=torch.int64)
     confusion[0, 0], confusion[0, 2], confusion[1, 0] = 6, 2, 2  # class 2 is predicted, never true
     scores = iou_of(confusion)
-    assert scores["iou"].tolist()[:2] == [0.6, 0.0] and scores["iou"][2].isnan()
-    assert scores["miou"].item() == pytest.approx(0.3)
+    assert scores["iou"].tolist()[:3] == [0.6, 0.0, 0.0] and scores["iou"][3].isnan()
+    assert scores["miou"].item() == pytest.approx(0.2)
     assert iou_of(torch.zeros(3, 3))["miou"].isnan()
+
+
+def labelled_scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Label ids of truth and prediction: some classes are in neither, some in one alone."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice([0, 3, 4, 7, 8, 11, 18, 21, 23, 29], (40, 50))
+    guess = rng.choice([7, 8, 11, 17, 21, 26, 33], truth.shape)  # also where truth is void
+    return truth, np.where(rng.random(truth.shape) < 0.5, guess, np.where(truth > 6, truth, 7))
+
+
+def test_miou_is_that_of_cityscapes_by_its_definition() -> None:
+    """Sets of pixels, from label ids; nothing of the suite's tables or matrices."""
+    evaluated = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]
+    truth, predicted = labelled_scene(0)
+    predicted[predicted == 18], predicted[predicted == 29] = 17, 26  # no network predicts these
+    counted = np.isin(truth, evaluated)
+    iou = {}
+    for c in evaluated:
+        inside = int(((truth == c) & (predicted == c) & counted).sum())
+        union = int((((truth == c) | (predicted == c)) & counted).sum())
+        if union:
+            iou[c] = inside / union
+    assert {17, 26, 33} <= iou.keys() and 24 not in iou  # invented ones; one in neither
+    found = suite_scores(truth, predicted)
+    assert found["miou"].item() == pytest.approx(sum(iou.values()) / len(iou), abs=1e-12)
+    assert found["iou"].tolist() == pytest.approx(
+        [iou.get(c, np.nan) for c in evaluated], nan_ok=True
+    )
+
+
+def suite_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Tensor]:
+    """In two parts and two processes' worth of sums."""
+    mapped = [
+        torch.from_numpy(train_ids(x.astype(np.uint8), "ids")).long() for x in (predicted, truth)
+    ]
+    parts = []
+    for rows in (slice(0, 15), slice(15, None)):
+        matrices = ConfusionMatrices(1, 19)
+        matrices.update(*(x[rows] for x in mapped), 0)
+        parts.append(matrices.compute()[0])
+    return iou_of(parts[0] + parts[1])
+
+
+def test_miou_is_that_of_cityscapes_own_scripts() -> None:
+    scripts = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    for seed in range(3):
+        truth, predicted = labelled_scene(seed)
+        predicted[predicted == 18], predicted[predicted == 29] = 17, 26
+        matrix = scripts.generateMatrix(scripts.args)
+        np.add.at(matrix, (truth, predicted), 1)
+        labels = {c: scripts.getIouScoreForLabel(c, matrix, scripts.args) for c in range(34)}
+        expected = scripts.getScoreAverage(labels, scripts.args)
+        assert suite_scores(truth, predicted)["miou"].item() == pytest.approx(expected, abs=1e-12)
 
 
 # ------------------------------------------------------------------------------------------ loss
