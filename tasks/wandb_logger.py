@@ -20,6 +20,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from tasks.dispensable import dispensable
+
 __all__ = ["DashboardLogger", "best_of", "offline_without_key"]
 
 STEP = "trainer/global_step"
@@ -100,8 +102,9 @@ def _identity(folder: Path, job: str) -> str:
         found = json.loads(path.read_text())["id"]
     else:
         found = uuid.uuid4().hex[:8]
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"id": found}) + "\n")
+        with dispensable(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"id": found}) + "\n")
     return found if job == "fit" else f"{found}-{job}"
 
 
