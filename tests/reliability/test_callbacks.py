@@ -89,7 +89,7 @@ def test_a_run_that_was_to_stop_does_not_go_on(warm: Launcher, data: Path, tmp_p
     assert checkpoint(tmp_path / "c")["global_step"] == 15
 
 
-# ---------------------------------------------------------------------------- a run's identity
+# -------------------------------------------------------------------------------- a run's identity
 
 DIGITS = "--config=configs/digits.yaml"
 OTHERS = ["--trainer.check_val_every_n_epoch=3", "--trainer.limit_val_batches=2"]
@@ -146,7 +146,7 @@ def test_what_decides_when_to_stop_identifies_a_run() -> None:
     assert digest(train, plain) == digest(train) != digest(validate, plain)
 
 
-# ------------------------------------------------------------------------- refused, or known to be good
+# -------------------------------------------------------------------- refused, or known to be good
 
 GOOD = {
     *("BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "DeviceStatsMonitor"),
@@ -175,7 +175,7 @@ def test_what_does_not_resume_exactly_is_refused(kind: type[Any]) -> None:
     check_callbacks(None)
 
 
-# -------------------------------------------------------------------------- weights that are exchanged
+# ---------------------------------------------------------------------- weights that are exchanged
 
 
 class Model(L.LightningModule):
@@ -240,7 +240,7 @@ def lambda_callback(**hooks: Any) -> L.Callback:
     return lightning_callbacks.LambdaCallback(**hooks)
 
 
-# ------------------------------------------------------------------------------- a run's own checkpoints
+# ------------------------------------------------------------------------- a run's own checkpoints
 
 
 def test_best_is_known_in_runs_of_before_and_in_moved_ones(tmp_path: Path) -> None:
