@@ -180,6 +180,9 @@ def damage_of(path: Path) -> str | None:
         ValueError: it cannot be read now, which says nothing of what it holds.
     """
     try:
+        with path.open("rb") as whole:  # A zip's reader takes an error of the disk for no zip.
+            while whole.read(_CHUNK):
+                pass
         with zipfile.ZipFile(path) as file:
             broken = file.testzip()
         if broken is not None:

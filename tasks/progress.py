@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import _RICH_AVAILABLE
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.dispensable import dispensable
@@ -44,14 +45,22 @@ class Curves(CSVLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """See the base class."""
         self.latest.update(metrics)
-        self._write(partial(super().log_metrics, dict(metrics), step))
+        super().log_metrics(dict(metrics), step)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The file's writer; one that does nothing where the file cannot be made."""
+        made: Any = CSVLogger.experiment
+        self._write(partial(made.fget, self))
+        return self._experiment or DummyExperiment()
 
     @rank_zero_only
     def save(self) -> None:
         """See the base class."""
         self._write(super().save)
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], Any]) -> None:
         if self._lost:
             return
         try:

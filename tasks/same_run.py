@@ -47,7 +47,7 @@ class SameRun(L.Callback):
     ) -> None:
         if trainer.state.fn != "fit":
             return
-        goes_on = checkpoint.get("recipe", {}).get("start") == self.recipe.get("start")
+        goes_on = (checkpoint.get("recipe") or {}).get("start") == self.recipe.get("start")
         before, now = checkpoint.get(DATA), self._fingerprint
         if goes_on and checkpoint.get(STOPPED):
             trainer.should_stop = True
