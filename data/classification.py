@@ -179,6 +179,10 @@ class ImageClassificationData(ResumableDataModule):
             "n_test": len(self._test[1]),
         }
 
+    def training_fingerprint(self) -> str | None:
+        assert self._train is not None
+        return fingerprint(self._train.images.numpy(), self._train.labels.numpy())
+
     @property
     def groups(self) -> list[Group]:
         """The conditions of the test; the clean one first."""

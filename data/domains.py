@@ -196,6 +196,9 @@ class DomainPair(ResumableDataModule):
             "classes": list(self.classes),
         }
 
+    def training_fingerprint(self) -> str | None:
+        return self._fingerprint()  # All of both domains is trained on.
+
     def _fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of contents and labels, in this direction."""
         digest = hashlib.sha256("".join(self._digests).encode())

@@ -213,6 +213,10 @@ class ImageNet(ImageClassificationData):
         own = self.num_classes != CLASSES or self._made is not None
         return None if own else ALEXNET_ERRORS
 
+    def training_fingerprint(self) -> str | None:
+        assert self._training is not None
+        return files_fingerprint([self._training])
+
     def describe(self) -> dict[str, Any]:
         clean, *corrupted = self._sets.values()
         training = [] if self._training is None else [self._training]

@@ -268,6 +268,13 @@ class ResumableDataModule(L.LightningDataModule):
         self.train_loader = loader
         return loader
 
+    def training_fingerprint(self) -> str | None:
+        """Of what a run is trained on, known after ``setup("fit")``; None makes no difference.
+
+        A run that goes on is refused other training data.
+        """
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         return {} if self.train_loader is None else self.train_loader.state_dict()
 

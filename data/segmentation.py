@@ -279,6 +279,9 @@ class SourceAndTarget(ResumableDataModule):
             ],
         }
 
+    def training_fingerprint(self) -> str | None:
+        return self.source.fingerprint(("train",))
+
     # ------------------------------------------------------------------------------------- loaders
 
     def train_dataloader(self) -> TrainLoader:

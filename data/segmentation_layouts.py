@@ -64,11 +64,15 @@ class Collection:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def fingerprint(self) -> str:
-        """Of names and file sizes, which is quick also for 50 GB; 16 hexadecimal digits."""
+    def fingerprint(self, parts: Sequence[Part] | None = None) -> str:
+        """Of names and file sizes, which is quick also for 50 GB; 16 hexadecimal digits.
+
+        Args:
+            parts: that are meant; None means all.
+        """
         digest = hashlib.sha256()
-        for part, pairs in sorted(self.parts.items()):
-            for pair in pairs:
+        for part in sorted(self.parts if parts is None else parts):
+            for pair in self.parts[part]:
                 sizes = pair.image.stat().st_size, pair.label.stat().st_size
                 digest.update(f"{part} {pair.name} {sizes[0]} {sizes[1]}\n".encode())
         return digest.hexdigest()[:16]

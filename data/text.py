@@ -211,6 +211,9 @@ class IMDbToSST2(ResumableDataModule):
             "word_vectors": self._word_vectors(),
         }
 
+    def training_fingerprint(self) -> str | None:
+        return self.corpus.fingerprint_of("train")
+
     def _fingerprint(self) -> str:
         corpus = self.corpus.fingerprint
         if self._vectors is None:

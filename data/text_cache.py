@@ -45,6 +45,10 @@ class Corpus:
     parts: dict[str, EncodedTexts]
     fingerprint: str
 
+    def fingerprint_of(self, part: str) -> str:
+        """Of one part's texts and labels, and of the vocabulary."""
+        return _fingerprint(self.vocabulary, {part: self.parts[part]})
+
 
 def cache_folder() -> Path:
     """Where encoded texts are kept."""

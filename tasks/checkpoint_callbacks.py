@@ -8,10 +8,8 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 __all__ = [
-    "BestCheckpoint",
     "ExactResume",
     "RecipeInCheckpoint",
     "StepCheckpoint",
@@ -21,18 +19,6 @@ __all__ = [
 ]
 
 DEFAULT = "the default"
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Follows no figure that is NaN, not even where there is no other yet."""
-
-    @property
-    def state_key(self) -> str:  # as runs have it that began without this class
-        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
-
-    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        known = current is not None and not bool(current.isnan())
-        return known and super().check_monitor_top_k(trainer, current)
 
 
 class StepCheckpoint(ModelCheckpoint):

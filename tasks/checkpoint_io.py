@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import warnings
 import zipfile
 import zlib
@@ -173,8 +174,15 @@ def set_aside_damaged(start: Path) -> None:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint, by its checksums; None for a good one."""
+    """What is wrong with a checkpoint, by its checksums; None for a good one.
+
+    Raises:
+        ValueError: it cannot be read now, which says nothing of what it holds.
+    """
     try:
+        with path.open("rb") as whole:  # A zip's reader takes an error of the disk for no zip.
+            while whole.read(_CHUNK):
+                pass
         with zipfile.ZipFile(path) as file:
             broken = file.testzip()
         if broken is not None:
@@ -182,11 +190,30 @@ def damage_of(path: Path) -> str | None:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except Exception as error:  # A damaged file fails wherever the damage is, in any way.
         return str(error).partition("\n")[0] or type(error).__name__
     if not isinstance(content, dict) or not {"state_dict", "global_step"} <= set(content):
         return "it holds no training state"
     return None
+
+
+def _unreadable(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"Expected to read {path}, but got: {error.strerror or error}. It was left as it is: make "
+        f"it readable, or move it away, and the run goes on from {PREVIOUS} where there is one."
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file; unlike :meth:`Path.is_file`, never False for what may not be seen."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def described(path: Path) -> str:
@@ -218,11 +245,11 @@ def newest_readable(folder: Path) -> Path | None:
     None where there is neither.
 
     Raises:
-        ValueError: there are checkpoints, and all of them are damaged.
+        ValueError: there are checkpoints, and all of them are damaged, or one cannot be read now.
     """
     damages: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
-        if not path.is_file():
+        if not _is_there(path):
             continue
         damage = damage_of(path)
         if damage is None:

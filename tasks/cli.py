@@ -28,7 +28,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -39,7 +39,6 @@ from data.locks import Lock
 from data.workers import worker_failure
 from tasks.base import CNSNModule
 from tasks.checkpoint_callbacks import (
-    BestCheckpoint,
     ExactResume,
     RecipeInCheckpoint,
     StepCheckpoint,
@@ -54,7 +53,7 @@ from tasks.checkpoint_io import (
     set_aside_damaged,
 )
 from tasks.config_files import check_config_files
-from tasks.interruption import SaveOnInterruption, ended_in_words
+from tasks.interruption import SaveOnInterruption, SwapBack, ended_in_words
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
 from tasks.option_checks import check_options, check_sections
@@ -79,6 +78,7 @@ from tasks.run_directory import (
     recipe_of,
 )
 from tasks.run_titles import Titles, titles_of
+from tasks.same_run import RunCheckpoint, SameRun, place_users_checkpoints
 from tasks.speed import SpeedMonitor, in_words
 from tasks.trained_in import TrainedIn
 
@@ -353,21 +353,24 @@ class TaskCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        fits = self.subcommand == "fit"
         loggers = trainer_config.get("logger")
         if loggers is None or loggers is True:
             loggers = []
         if loggers is not False:
-            # A new version each start: resuming must not overwrite the curves before it.
-            csv = Curves(str(self.directory.path), name="metrics")
+            csv = Curves(self.directory.path, needed=fits)
             trainer_config["logger"] = [csv, *_as_list(loggers)]
-        if self.subcommand != "fit":
+        if not fits:
             trainer_config["enable_checkpointing"] = False
+        given = _as_list(trainer_config.get("callbacks"))
+        kept = self.directory.checkpoints / "kept" if fits else None
+        trainer_config["callbacks"] = place_users_checkpoints(given, kept)
         plugins = [*_as_list(trainer_config.get("plugins")), DurableCheckpointIO()]
         trainer_config["plugins"] = plugins
         callbacks = self._checkpoint_callbacks()
         if self.config[self.subcommand].speed:
             callbacks.insert(0, self.speed)
-        own = [c for c in _as_list(trainer_config.get("callbacks")) if isinstance(c, ProgressBar)]
+        own = [c for c in given if isinstance(c, ProgressBar)]
         if trainer_config.get("enable_progress_bar") is not False and not own:
             callbacks.append(progress_bar())
         trainer = self._instantiate_trainer(trainer_config, callbacks)
@@ -383,10 +386,10 @@ class TaskCLI(LightningCLI):
         callbacks: list[L.Callback] = []
         if self.task_class.MONITOR is not None:
             monitor, mode = self.task_class.MONITOR
-            best = BestCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
+            best = RunCheckpoint(filename="best", monitor=monitor, mode=mode, **options)
             callbacks.append(best)
         # Behind `best`, whose score it must know.
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
+        last = RunCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
         callbacks.append(last)
         every = self.config[self.subcommand].save_every
         if every:
@@ -394,8 +397,9 @@ class TaskCLI(LightningCLI):
         policy = self.config[self.subcommand].nonfinite
         self.numbers = WatchNumbers(policy, self.directory.last)
         stop = SaveOnInterruption(self.directory.last)
-        watches = [ExactResume(), self.numbers, WatchClasses(), stop]
-        return [*callbacks, *told, self.timer, *watches]
+        same = SameRun(self.recipe)
+        watches = [ExactResume(), self.numbers, WatchClasses(), stop, SwapBack()]
+        return [*callbacks, *told, same, self.timer, *watches]
 
     def before_fit(self) -> None:
         self._check_checkpoint()
@@ -492,7 +496,6 @@ class TaskCLI(LightningCLI):
                 "Expected `trainer.limit_test_batches` to leave a batch to test on, but got "
                 f"{self.trainer.limit_test_batches}."
             )
-        self._log_dataset()
         config = self.config[self.subcommand]
         record = {
             "format": FORMAT,
@@ -520,6 +523,7 @@ class TaskCLI(LightningCLI):
         path = self._results_file()
         append_result(path, record)
         rank_zero_info(f"Added a line to {path}")
+        self._log_dataset()
         model.print_report(record)
 
     def _describe_checkpoint(self, config: Any) -> dict[str, Any]:
@@ -668,7 +672,14 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
     end_with_parent()
     try:
         TaskCLI(model_class, task, args)
-    except (ValueError, OSError, TypeError, MisconfigurationException, RuntimeError) as error:
+    except (
+        ValueError,
+        OSError,
+        TypeError,
+        ImportError,
+        MisconfigurationException,
+        RuntimeError,
+    ) as error:
         unknown = isinstance(error, RuntimeError)
         words = _unknown_metric(error) or worker_failure(error) if unknown else _own_words(error)
         if words is None:

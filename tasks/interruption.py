@@ -22,13 +22,17 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils._pytree import tree_map
 
+from tasks.callback_kinds import may_swap_weights
 from tasks.checkpoint_callbacks import may_save, validation_follows
 from tasks.processes import lost_process
+from tasks.same_run import users_checkpoints
 
-__all__ = ["Requeued", "SaveOnInterruption", "ended_in_words"]
+__all__ = ["Requeued", "SaveOnInterruption", "SwapBack", "ended_in_words"]
 
 
 class Requeued(SIGTERMException):
@@ -37,6 +41,24 @@ class Requeued(SIGTERMException):
 
 class HungUp(SIGTERMException):
     """The terminal has closed."""
+
+
+class SwapBack(L.Callback):
+    """Puts exchanged weights back where an error ends a validation, before others save on it."""
+
+    _swapped = False
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._swapped = True
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._swapped = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        for callback in trainer.callbacks if self._swapped else ():  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback._swap_models(pl_module)
+        self._swapped = False
 
 
 class SaveOnInterruption(L.Callback):
@@ -80,12 +102,18 @@ class SaveOnInterruption(L.Callback):
             self._handlers.setdefault(number, signal.getsignal(number))
             signal.signal(number, remember)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
+    ) -> None:
         resumable = may_save(trainer, self._steps)
         self._steps = trainer.global_step
         if not resumable:
             return
-        if self._agreed(trainer):
+        agreed = self._agreed(trainer)
+        if agreed or validation_follows(trainer):
+            for callback in users_checkpoints(trainer):  # Their turn would come too late.
+                callback.on_train_batch_end(trainer, pl_module, *batch)
+        if agreed:
             # Lightning would log the step's figures after this.
             trainer._logger_connector.update_train_step_metrics()
             trainer.save_checkpoint(self.path)
@@ -178,15 +206,24 @@ def ended_in_words(outlook: Callable[[], str]) -> Iterator[None]:
 
 
 def _state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-    """What a checkpoint would hold now. Weights are shared: validation leaves them as they are.
+    """What a checkpoint would hold now.
 
-    Batch statistics are copied: an evaluation may estimate them anew.
+    Weights are shared, since validation leaves them as they are, but where a callback may exchange
+    them for their average meanwhile. Batch statistics are copied: an evaluation may estimate them
+    anew.
     """
     state = trainer._checkpoint_connector.dump_checkpoint()
+    if any(map(may_swap_weights, trainer.callbacks)):  # type: ignore[attr-defined]
+        optimizers = "optimizer_states"
+        return {k: v if k == optimizers else tree_map(_copied, v) for k, v in state.items()}
     buffers = {name for name, _ in module.named_buffers()}
     weights = state["state_dict"]
     state["state_dict"] = {k: v.clone() if k in buffers else v for k, v in weights.items()}
     return state
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _requeue() -> None:

@@ -12,6 +12,8 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
+from tasks.callback_kinds import check_callbacks
+
 __all__ = ["check_options", "check_sections"]
 
 LARGEST = 2**31 - 1  # of a count: beyond it torch's numbers end
@@ -30,11 +32,6 @@ NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "gradient_clip_val": (lambda x: 0 <= x < math.inf, "0 or more and finite, or null"),
     "log_every_n_steps": (lambda n: n >= 0, "0 or more"),
-}
-# Lightning's callbacks after which a stopped run ends with other weights, and what serves instead.
-NOT_EXACT = {
-    "StochasticWeightAveraging": "EMAWeightAveraging",
-    "GradientAccumulationScheduler": "`trainer.accumulate_grad_batches`",
 }
 # Options of Lightning that a run here has no use for, and what serves instead.
 LEFT_ALONE: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -194,7 +191,7 @@ def _check_trainer(trainer: Any) -> None:
             f"all, but got {trainer.devices}."
         )
     _check_numbers(trainer)
-    _check_callbacks(trainer.callbacks)
+    check_callbacks(trainer.callbacks)
     for name, (allowed, remedy) in LEFT_ALONE.items():
         value = trainer.get(name)
         if value not in allowed:
@@ -207,16 +204,6 @@ def _check_trainer(trainer: Any) -> None:
             "Expected `trainer.precision` to be 32-true, 16-mixed or bf16-mixed, but got "
             f"{trainer.precision}: weights are kept in float32."
         )
-
-
-def _check_callbacks(callbacks: Any) -> None:
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        name = getattr(callback, "class_path", "").rpartition(".")[2]
-        if name in NOT_EXACT:
-            raise ValueError(
-                f"Expected `trainer.callbacks` to leave a run that resumes exactly, but {name} "
-                f"does not: use {NOT_EXACT[name]}."
-            )
 
 
 def _check_numbers(trainer: Any) -> None:

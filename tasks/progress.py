@@ -6,14 +6,19 @@ device would be idle meanwhile. Here the bar shows what the run's own logger got
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import _RICH_AVAILABLE
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+
+from tasks.dispensable import dispensable
 
 __all__ = ["Curves", "progress_bar"]
 
@@ -21,19 +26,51 @@ __all__ = ["Curves", "progress_bar"]
 class Curves(CSVLogger):
     """The run's curves as a CSV file.
 
+    Args:
+        folder: that holds ``metrics/version_<n>/metrics.csv``: a new one at each start, so that
+            resuming does not overwrite the curves before it.
+        needed: whether it is an error where they cannot be written.
+
     Attributes:
         latest: the last value of everything logged.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, folder: Path, *, needed: bool = True) -> None:
+        super().__init__(str(folder), name="metrics")
         self.latest: dict[str, float] = {}
+        self.needed = needed
+        self._lost = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """See the base class."""
         self.latest.update(metrics)
         super().log_metrics(dict(metrics), step)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The file's writer; one that does nothing where the file cannot be made."""
+        made: Any = CSVLogger.experiment
+        self._write(partial(made.fget, self))
+        return self._experiment or DummyExperiment()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """See the base class."""
+        self._write(super().save)
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        if self._lost:
+            return
+        try:
+            write()
+        except OSError:
+            if self.needed:
+                raise
+            self._lost = True
+            with dispensable(self.log_dir):
+                raise
 
 
 class _ShowsLoss(ProgressBar):

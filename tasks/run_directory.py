@@ -17,11 +17,11 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from filelock import Timeout
 
 from data.locks import Lock
 from data.records import json_text
+from tasks.callback_kinds import decides_by_validation, hooks_of
 from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
 
 __all__ = [
@@ -110,6 +110,12 @@ MEASURED = {
     "sst2",
     "sst2_splits",
 }
+# What says what is validated and when: a part of what is learnt where a callback follows from it.
+_DECIDING = {
+    "trainer": {"check_val_every_n_epoch", "limit_val_batches"},
+    "model": {"evaluation"},
+    "data": {"sst2_splits"},
+}
 
 
 def recipe_of(config: Config, defaults: Config) -> Config:
@@ -127,16 +133,20 @@ def recipe_of(config: Config, defaults: Config) -> Config:
     # Both are links to seed_everything.
     recipe["model"].pop("seed", None)
     data = recipe["data"].get("init_args", recipe["data"])
-    for key in (*NEUTRAL_DATA, "seed"):
-        data.pop(key, None)
-    for key in NEUTRAL_TRAINER:
-        recipe["trainer"].pop(key, None)
     given = recipe["trainer"].pop("callbacks", None) or []
     given = given if isinstance(given, list) else [given]
-    if acting := [callback for callback in given if _may_act(callback["class_path"])]:
+    acting = [callback for callback in given if _may_act(callback)]
+    deciding = _DECIDING if any(_decides(callback) for callback in acting) else {}
+    for key in NEUTRAL_TRAINER - deciding.get("trainer", set()):
+        recipe["trainer"].pop(key, None)
+    if acting:
         recipe["trainer"]["callbacks"] = acting
-    for key in NEUTRAL_MODEL:
+    for key in NEUTRAL_MODEL - deciding.get("model", set()):
         recipe["model"].pop(key, None)
+    if deciding and "limit_val_batches" in recipe["trainer"]:  # batches of which size?
+        deciding = {**deciding, "data": deciding["data"] | {"eval_batch_size"}}
+    for key in {*NEUTRAL_DATA, "seed"} - deciding.get("data", set()):
+        data.pop(key, None)
     model = recipe["model"]
     for options, names in ((data, locations(recipe["data"])), (model, MODEL_FILES)):
         for name in names:
@@ -154,17 +164,20 @@ def measured_of(config: Config, defaults: Config) -> Config:
     return {key: value for part in given for key, value in part.items() if key in MEASURED}
 
 
-def _may_act(path: str) -> bool:
+def _may_act(callback: Config) -> bool:
     """Whether a callback may decide what is learnt, as early stopping does.
 
     Not one that is called in `test` and `predict` alone.
     """
+    path = callback["class_path"]
     if path in NEUTRAL_CALLBACKS:
         return False
-    bases = {*L.Callback.__mro__}
-    own = {name for base in _named(path).__mro__ if base not in bases for name in vars(base)}
-    hooks = {name for name in own if name in vars(L.Callback)} - set(vars(object))
-    return any("test" not in name and "predict" not in name for name in hooks if name[0] != "_")
+    hooks = hooks_of(path, callback.get("init_args"))
+    return any("test" not in name and "predict" not in name for name in hooks)
+
+
+def _decides(callback: Config) -> bool:
+    return decides_by_validation(callback["class_path"], callback.get("init_args"))
 
 
 def locations(data: Config) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from data.randomness import derive_seed
 from data.segmentation import DOMAINS, SourceAndTarget
 from data.segmentation_labels import CLASSES, IGNORE
 from tasks.base import CNSNModule, CrossNormTraining
+from tasks.dispensable import dispensable
 from tasks.logged_media import log_matrix
 from tasks.optim import OptimizerSpec
 from tasks.segmentation_inference import NO_CLASS, EvaluationSpec, centre_of, segment
@@ -295,20 +296,22 @@ class Segmentation(CNSNModule):
 
     def _write_test(self, iou: dict[str, list[float]]) -> None:
         folder = Path(self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         confusion = dict(zip(DOMAINS, self.counts.tolist(), strict=True))
         content = {"classes": CLASSES, "evaluation": str(self.evaluation), "confusion": confusion}
-        (folder / "confusion.json").write_text(json.dumps(content) + "\n")
+        with dispensable(path := folder / "confusion.json"):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content) + "\n")
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         title = f"{datamodule.describe()['dataset']}, {self.evaluation}"
         classes = {
             name: {domain: 100 * iou[domain][c] for domain in iou} for c, name in enumerate(CLASSES)
         }
         log_matrix(self.loggers, "test/iou_by_class", classes, corner="class", title="IoU in %")
-        path = class_bars(iou, title, folder / "iou_by_class.png")
-        for logger in self.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image(key="test/iou_picture", images=[str(path)])
+        with dispensable(path := folder / "iou_by_class.png"):
+            class_bars(iou, title, path)
+            for logger in self.loggers:
+                if hasattr(logger, "log_image"):
+                    logger.log_image(key="test/iou_picture", images=[str(path)])
 
     # ---------------------------------------------------------------------------------- prediction
 

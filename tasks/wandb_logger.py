@@ -29,6 +29,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from data.errors import quoted
 
 __all__ = ["DashboardLogger", "best_of", "offline_without_key", "unreachable"]
+from tasks.dispensable import dispensable
+
+__all__ = ["DashboardLogger", "best_of", "offline_without_key"]
 
 STEP = "trainer/global_step"
 IDENTITY = "dashboard.json"
@@ -133,8 +136,9 @@ def _identity(folder: Path, job: str) -> str:
         found = json.loads(path.read_text())["id"]
     else:
         found = uuid.uuid4().hex[:8]
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"id": found}) + "\n")
+        with dispensable(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"id": found}) + "\n")
     return found if job == "fit" else f"{found}-{job}"
 
 

@@ -141,6 +141,7 @@ ACCUMULATE = (
     "--trainer.callbacks=[{class_path: GradientAccumulationScheduler, "
     "init_args: {scheduling: {0: 2}}}]"
 )
+CALLBACK = "--trainer.callbacks=[{class_path: %s}]"
 AUGMIX = "--data.augment=[{class_path: data.augmentations.AugMix}]"
 
 
@@ -225,6 +226,12 @@ def by_hand() -> list[Mistake]:
             (
                 [ACCUMULATE],
                 ["trainer.callbacks", "GradientAccumulationScheduler", "accumulate_grad_batches"],
+            ),
+            ([CALLBACK % "SpikeDetection"], ["trainer.callbacks", "SpikeDetection", "nonfinite"]),
+            ([CALLBACK % "Timer"], ["trainer.callbacks", "Timer", "SIGTERM"]),
+            (
+                [CALLBACK % "BatchSizeFinder"],
+                ["trainer.callbacks", "BatchSizeFinder", "batch_size"],
             ),
             (["--trainer.barebones=true"], ["barebones", "true", "false"]),
             (["--trainer.enable_checkpointing=false"], ["enable_checkpointing", "false"]),

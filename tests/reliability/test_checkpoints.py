@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,6 +216,84 @@ def test_a_run_sets_a_damaged_last_aside(warm: Launcher, data: Path, tmp_path: P
     assert not finished.is_file()
     succeeded(warm.run("text", command))
     assert finished.is_file() and steps(folder / "last.ckpt")[0] == 10
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user who may not read everything."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """As `last`, in a folder that every user may look into."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder) / "last.ckpt"
+        for step in (1, 2):
+            write_checkpoint(state(step), path)
+        os.chmod(folder, 0o777)
+        yield path
+
+
+def names_in(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_what_cannot_be_read_now_is_not_damaged(shared: Path, which: str) -> None:
+    """A file, or folder, that the user may not read just now: nothing is set aside for it."""
+    before = names_in(shared.parent)
+    locked = shared if which == "file" else shared.parent
+    mode = locked.stat().st_mode
+    os.chmod(locked, 0)
+    said = r"Expected to read .*last\.ckpt, but got: Permission denied\. It was left as it is"
+    try:
+        with unprivileged(), pytest.raises(ValueError, match=said):
+            newest_readable(shared.parent)
+    finally:
+        os.chmod(locked, mode)
+    assert names_in(shared.parent) == before
+    with unprivileged():
+        assert newest_readable(shared.parent) == shared
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_an_error_of_the_disk_is_no_damage(
+    last: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def read(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_io.zipfile.ZipFile, "testzip", read)
+        with pytest.raises(ValueError, match=f"got: {os.strerror(number)}. It was left as it is"):
+            newest_readable(last.parent)
+    assert newest_readable(last.parent) == last
+
+
+def test_a_run_leaves_alone_what_it_cannot_read(warm: Launcher, data: Path, tmp_path: Path) -> None:
+    command = options("text", data, tmp_path)
+    succeeded(warm.run("text", ["fit", *command, "--save_every=4"]))
+    folder = run_directory(tmp_path) / "checkpoints"
+    target = tmp_path / "target"
+    os.replace(folder / "last.ckpt", target)
+    (folder / "last.ckpt").symlink_to("/proc/self/mem")  # Reading it fails, whoever does.
+    for subcommand in ("fit", "test"):
+        process = warm.run("text", [subcommand, *command])
+        said = f"error: Expected to read {folder / 'last.ckpt'}, but got: "
+        assert process.code == 1 and said in process.output(), process.output()
+        assert "previous.ckpt, the checkpoint" not in process.output()
+    assert (folder / "last.ckpt").is_symlink() and not list(folder.glob("*.damaged"))
+    assert (folder.parent / "finished.json").is_file()
+    os.replace(target, folder / "last.ckpt")
+    succeeded(warm.run("text", ["test", *command]))
 
 
 def test_every_bit_of_the_weights_is_guarded(last: Path) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from benchmarks.waiting_cases import Case, cases
 from cnsn.nets import wide_resnet
-from tasks.checkpoint_callbacks import BestCheckpoint
 from tasks.classification import main
 from tasks.metrics import GroupedErrors
+from tasks.same_run import RunCheckpoint
 from tasks.segmentation_inference import NO_CLASS, EvaluationSpec, segment
 from tasks.segmentation_metrics import ConfusionMatrices
 from tests.command_line import places, refusal
@@ -103,7 +103,7 @@ def test_best_follows_no_such_validation(
     hook = one_output(math.inf, slice(None))
     handles = [network.register_forward_hook(hook) for network in networks]
     monitor, mode = module.MONITOR or ("val/accuracy", "max")
-    best = BestCheckpoint(dirpath=tmp_path, filename="best", monitor=monitor, mode=mode)
+    best = RunCheckpoint(dirpath=tmp_path, filename="best", monitor=monitor, mode=mode)
     figures: list[float] = []
     kept: list[str] = []
 

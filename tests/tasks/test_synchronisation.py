@@ -66,7 +66,7 @@ def test_what_runs_beside_every_step(made: dict[str, Case], tmp_path: Path) -> N
             WatchClasses(),
             progress_bar(),
         ],
-        "logger": Curves(str(tmp_path)),
+        "logger": Curves(tmp_path),
         "enable_progress_bar": True,
     }
     assert first_wait(made["classification"], **options) is None
