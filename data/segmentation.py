@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -90,6 +91,8 @@ class SourceAndTarget(ResumableDataModule):
     """
 
     LOCATIONS = ("root", "source_root", "target_root", "predict_root")
+    # Whose last part names the data, unless this option does.
+    NAMED = MappingProxyType({"source_root": "source_name", "target_root": "target_name"})
     num_classes = len(CLASSES)
     class_names = CLASSES
 

@@ -1,8 +1,8 @@
 """Runs the rows of a table: each is a `fit` and a `test` of a task's ordinary command line.
 
-Finished runs are known by their result line and are not run again; two runners never train the same
-run at once (a lock that the system frees when its holder dies); a run that fails is tried again,
-which resumes it, and is then reported with its log.
+Finished runs are known by their result line and are not run again (published lines count where that
+is asked for); two runners never train the same run at once (a lock that the system frees when its
+holder dies); a run that fails is tried again, which resumes it, and is then reported with its log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 
 from data.errors import NO_DATA
-from tasks.table_runs import Places, Run, State, finished_runs, row_states, runs_of
+from tasks.table_runs import Places, Run, State, measured, row_states, runs_of
+from tasks.time_left import TimeLeft
 
 __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_submit"]
 
@@ -102,7 +103,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
     for run, state in row_states(runs):
         if state == "done":
             _say(f"{run.title}: done")
-        elif state == "refused":
+        elif state == "refused" or not run.digests():
             _say(f"{run.title}: its options are refused")
             failed.append(run.title)
         else:
@@ -114,16 +115,24 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
         slots.put(slot)
     workers = slots.qsize()
     processes = Processes()
+    ahead = TimeLeft(len(waiting), workers)
 
     def work(run: Run) -> int:
-        slot = slots.get()
+        slot, code = slots.get(), INTERRUPTED
+        ahead.start(run.title)
         try:
-            stopped = processes.stopped.is_set()
-            return INTERRUPTED if stopped else _attempts(run, slot, workers, retries, processes)
+            if not processes.stopped.is_set():
+                code = _attempts(run, slot, workers, retries, processes)
+            return code
         finally:
+            ahead.end(run.title, counts=code == 0)
+            if not processes.stopped.is_set():
+                _say(str(ahead))
             slots.put(slot)
 
-    with interruptible(), ThreadPoolExecutor(workers) as pool:
+    # One run alone shows its own progress in the terminal.
+    beating = ahead.beating(_say) if workers > 1 and waiting else nullcontext()
+    with interruptible(), beating, ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, run) for run in waiting]
         try:
             codes = [future.result() for future in futures]
@@ -149,7 +158,7 @@ def _attempts(run: Run, gpu: str | None, workers: int, retries: int, processes: 
         # What another row of this runner is training is worth waiting for.
         with _acquired(run.lock(), bool(run.row.trained_as), processes):
             # Another runner may have finished it since this one looked.
-            if run.result_in(finished_runs(run.places.results, run.table)):
+            if run.result(measured(run.places, run.table)) is not None:
                 _say(f"{run.title}: done")
                 return 0
             if run.abandoned():
