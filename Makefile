@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test audit lint clean help
+.PHONY: quickstart quickstart-check test audit lint clean help
 
 help:
 	@echo "make quickstart   train on bundled digits, print the table, draw the figure (about 5 minutes)"
+	@echo "make quickstart-check   the same in short, in a folder of its own: fails if nothing was trained"
 	@echo "make test         ruff, mypy and every test (under 10 minutes on 2 cores)"
 	@echo "make audit        every promise of tests/reliability, slow ones too; writes results/audit.md"
 	@echo "make clean        remove caches; keeps runs/, results/ and the environment"
@@ -22,6 +23,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python reproduce.py quickstart --jobs 2
+
+quickstart-check: $(VENV)/.installed
+	$(BIN)/python -m tests.quickstart
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

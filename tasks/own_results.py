@@ -73,8 +73,9 @@ def show(table: Table, places: Places, *, quiet: bool = False, started: str | No
     for path in files:
         print(f"Wrote {path}")
     for dataset, runs in theirs.items():
+        md = render(table, dataset, runs, published=True)["md"]
         print("\nPublished, not made here:\n")
-        print(render(table, dataset, runs, published=True)["md"])
+        print(md.partition("\n## ")[0] if dataset in own else md)
         if dataset in own:
             lines, sentence = agreement(table, own[dataset], runs)
             print(f"Own runs beside the published ones:\n\n{markdown(lines)}\n{sentence}")

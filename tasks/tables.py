@@ -168,8 +168,9 @@ def render(table: Table, dataset: str, runs: Runs, *, published: bool = False) -
     md = f"# {title}{'' if published else OWN}\n\n{markdown(lines)}\n"
     if runs:
         md += f"{provenance(table, runs)}\n"
-        # It speaks of the table's own data.
-        md += f"\n{table.note.strip()}\n" if table.note and dataset == table.dataset else ""
+        # It speaks of the published numbers on the table's own data.
+        noted = published and table.note and dataset == table.dataset
+        md += f"\n{table.note.strip()}\n" if noted else ""
         parts = breakdown_lines(table, runs, paper)
         if len(parts) > 1:
             md += f"\n## By {table.breakdown}\n\n{markdown(parts)}"
@@ -214,7 +215,8 @@ def write_tables(
         if not table.compares and any(breakdown_of(r) for rs in runs.values() for r in rs):
             from tasks.figures import bars_by_part
 
-            written.append(bars_by_part(table, runs, results / f"{stem}.png"))
+            source = "" if published else OWN
+            written.append(bars_by_part(table, runs, results / f"{stem}.png", source=source))
     return written
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.classification import main
 from tasks.cli import expected_recipe
-from tasks.results import read_results
-from tasks.run_directory import RunDirectory, digests_of, portable
-from tests.command_line import places, refusal
-from tests.fakes import write_cifar
+from tasks.run_directory import RunDirectory, digests_of
 
 # Of the version whose hashes held the places of data, as it gave them: a command line of each task
 # with that hash, and today's.
