@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PART = re.compile(r"<!-- (results/[\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 # Of files that are neither a table of `reproduce.py` nor named as their benchmark.
 COMMANDS = {
-    "audit": "make audit",
+    "audit": "make audit AUDIT=results/audit.md",
     "soak": "python -m tests.reliability.soak --record results",
     "tables": "python reproduce.py all --publish",
-    "imdb_sst2_epochs": "python -m tasks.text_curves imdb_sst2",
-    "benchmark_segmentation": "python -m benchmarks.segmentation_loader",
+    "imdb_sst2_epochs": "python -m tasks.text_curves imdb_sst2 --publish",
+    "benchmark_segmentation": "python -m benchmarks.segmentation_loader --out {}",
     "benchmark_layers_2_threads": "python -m benchmarks.layers --threads 2 --out {}",
 }
 
