@@ -54,7 +54,7 @@ class Processes:
         with self._lock:
             if self.stopped.is_set():
                 return INTERRUPTED
-            process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
+            process = subprocess.Popen(command, start_new_session=True, **options)
             self._running.add(process)
         try:
             return process.wait()
@@ -190,7 +190,8 @@ def _acquired(lock: BaseFileLock, patient: bool, processes: Processes) -> Any:
 
 def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processes) -> int:
     """Both commands; several at once share the cores and write to a log each."""
-    environment = dict(os.environ)
+    # Started where the runner is, so that relative places are the same for both.
+    environment = {**os.environ, "PYTHONPATH": _path()}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if workers > 1:
@@ -206,6 +207,11 @@ def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processe
     if code and not _was_stopped(code):
         run.failure.touch()
     return code
+
+
+def _path() -> str:
+    """PYTHONPATH with which the tasks are found from any working directory."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _was_stopped(code: int) -> bool:
@@ -224,7 +230,7 @@ def _outcome(run: Run, code: int, workers: int) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(f"{line}\n", end="", flush=True)  # In one piece, as several threads say something.
 
 
 def slurm_submit(
@@ -253,6 +259,7 @@ def slurm_submit(
     if not waiting:
         return []
     folder = runs[0].places.runs / "submitit"
+    os.environ["PYTHONPATH"] = _path()  # Jobs inherit it.
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     with executor.batch():

@@ -72,7 +72,8 @@ class Run:
 
     def arguments(self) -> list[str]:
         """What `fit` and `test` share."""
-        configs = (*self.table.configs, *self.row.configs, *self.places.configs)
+        own = (ROOT / config for config in (*self.table.configs, *self.row.configs))
+        configs = (*own, *self.places.configs)
         shared = [f"--config={config}" for config in configs]
         shared += [f"--{key}={_yaml(value)}" for key, value in self.row.options.items()]
         shared += [f"--seed_everything={self.seed}", f"--name={self.table.run_name(self.row)}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def recipe_of(command: str) -> dict[str, Any]:
 @pytest.mark.parametrize("command", KNOWN)
 def test_runs_of_the_version_before_are_found(tmp_path: Path, command: str) -> None:
     before, now = KNOWN[command]
-    assert digests_of(recipe_of(command)) == (now, before)
-    moved = recipe_of(command.replace("/sets/", "/elsewhere/"))
+    recipe = recipe_of(command)
+    assert digests_of(recipe) == (now, before)
+    moved = json.loads(json.dumps(recipe).replace("/sets/", "/elsewhere/"))
     assert digests_of(moved)[0] == now
     directory = RunDirectory(tmp_path, seed=0, digest=now, older=[before])
     assert directory.path.name == f"seed0-{now}"
@@ -83,16 +85,17 @@ SMALL = {
     "trainer.enable_progress_bar": "false",
 }
 DIGITS = "configs/digits.yaml"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A row's run, trained on data that were then moved to "moved", and other data in "other"."""
     folder = tmp_path_factory.mktemp("identity")
     write_cifar(folder / "first")
     write_cifar(folder / "other", seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+        patch.chdir(ROOT)
         main(["fit", *given(folder, "first")])
         (folder / "first").rename(folder / "moved")
         main(["test", *given(folder, "moved")])
@@ -157,7 +160,9 @@ def test_other_data_are_never_taken_for_a_run_s_own(
     assert states(trained, "other") == {"partial"} and states(trained, "moved") == {"done"}
 
 
-def test_published_lines_count_only_when_asked(trained: Path) -> None:
+def test_published_lines_count_only_when_asked(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also those of the version before, whose hashes held the places of data."""
     published, runs = trained / "published", trained / "elsewhere"
     if not published.exists():
@@ -167,6 +172,7 @@ def test_published_lines_count_only_when_asked(trained: Path) -> None:
     assert states(trained, "moved", **here) == {"not run"}
     assert states(trained, "moved", **here, counts_published=True) == {"done"}
     assert states(trained, "other", **here, counts_published=True) == {"not run"}
+    monkeypatch.setattr("tasks.row_states.operations_of", lambda *_: None)
     where = Places(root=str(trained / "moved"), **here)
     (listed,) = row_states_of(toys(), toys().rows, 1, where)
     assert listed.published == 1 and "published 1" in describe(listed, toys(), 10)
@@ -186,15 +192,19 @@ def test_weights_are_known_by_name_and_content(tmp_path: Path) -> None:
 
 def test_sets_of_other_names_are_other_runs() -> None:
     """Where the name of a folder is that of the data, unless another is given."""
-    base = "segmentation --config configs/gta5.yaml --data.source_root "
-    one, same, other = (recipe_of(base + f"/{p}") for p in ("a/synthia", "b/synthia", "b/kitti"))
-    assert digests_of(one)[0] == digests_of(same)[0] != digests_of(other)[0]
-    named = [recipe_of(f"{base}/{p} --data.source_name day") for p in ("a/synthia", "b/kitti")]
-    assert digests_of(named[0])[0] == digests_of(named[1])[0]
-    words = [
-        recipe_of(f"text --config configs/sst2.yaml{g}") for g in ("", " --data.glove /a/g.txt")
-    ]
-    assert digests_of(words[0])[0] != digests_of(words[1])[0]
+    sets = recipe_of("segmentation --config configs/gta5.yaml --data.source_root /a/b")
+    texts = recipe_of("text --config configs/sst2.yaml --data.glove /a/b")
+
+    def digest(recipe: dict[str, Any], place: str, **options: str) -> str:
+        changed = json.loads(json.dumps(recipe).replace("/a/b", place))
+        changed["data"]["init_args"].update(options)
+        return digests_of(changed)[0]
+
+    for recipe in (sets, texts):
+        found = [digest(recipe, place) for place in ("/a/one", "/b/one", "/b/two")]
+        assert found[0] == found[1] != found[2]
+    named = [digest(sets, place, source_name="day") for place in ("/a/one", "/b/two")]
+    assert named[0] == named[1]
 
 
 def test_no_run_writes_into_the_published_results(

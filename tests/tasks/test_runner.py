@@ -341,9 +341,9 @@ TINY = ["--trainer.max_steps=2", "--trainer.max_epochs=null", "--trainer.acceler
 def test_from_a_row_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, cluster: list[str]
 ) -> None:
-    monkeypatch.chdir(root)
-    places = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]
-    command = ["quickstart", "--seeds=1", "--rows", "CN", *places]
+    """From any working directory, below which runs and results lie."""
+    monkeypatch.chdir(tmp_path)
+    command = ["quickstart", "--seeds=1", "--rows", "CN"]
     options = ["--options", *TINY]
     if cluster:
         submit = runner.slurm_submit
@@ -351,9 +351,10 @@ def test_from_a_row_to_the_table(
             reproduce, "slurm_submit", lambda *a, **k: [j.result() for j in submit(*a, **k)]
         )
     assert reproduce.main([*command, *cluster, *options]) == 0
-    (record,) = read_results(tmp_path / "results" / "classification.jsonl")
+    results = tmp_path / "runs" / "results"
+    (record,) = read_results(results / "classification.jsonl")
     assert record["finished"]["steps"] == 2
     reproduce.main([*command, "--print"])
-    text = (tmp_path / "results" / "quickstart.md").read_text()
+    text = (results / "quickstart.md").read_text()
     assert f"| WideResNet-10-1 | CN | {100 * record['summary']['error']:.1f} |" in text
     assert "| WideResNet-10-1 | SN | not run |" in text
