@@ -129,14 +129,23 @@ def states(folder: Path, data: str, **changes: Any) -> set[str]:
     return {state for _, state in row_states(runs)} | set(listed.states)
 
 
-def test_moved_data_are_the_same_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (record,) = lines(trained)
-    assert record["selection"] == "last epoch"
+def test_moved_data_are_the_same_run(trained: Path) -> None:
+    assert lines(trained)[0]["selection"] == "last epoch"
     with pytest.raises(SystemExit) as stop:
         main(["fit", *given(trained, "moved")])
     assert stop.value.code == 0
-    assert len(list((trained / "runs").rglob("seed0-*"))) == 1
     assert states(trained, "moved") == {"done"}
+    # A directory of the version before, which said nothing of its data.
+    (directory,) = (trained / "runs").rglob("seed0-*")
+    recipe = expected_recipe("classification", ["fit", *given(trained, "moved")])
+    old = directory.rename(directory.with_name(f"seed0-{digests_of(recipe or {})[1]}"))
+    record = json.loads((old / "finished.json").read_text())
+    (old / "finished.json").write_text(json.dumps({k: record[k] for k in record.keys() - {"data"}}))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *given(trained, "moved")])
+    assert stop.value.code == 0 and not directory.exists()
+    (old / "finished.json").write_text(json.dumps(record))
+    old.rename(directory)
     # Without data there is nothing that speaks against it.
     assert states(trained, "nowhere") == {"done"}
 
