@@ -118,6 +118,10 @@ class Run:
         recipe = self.recipe()
         return () if recipe is None else digests_of(recipe)
 
+    def digest(self) -> str | None:
+        """Its hash, as its result line has it."""
+        return next(iter(self.digests()), None)
+
     @property
     def folder(self) -> Path:
         """Of the run directories of the row."""
