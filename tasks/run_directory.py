@@ -183,7 +183,7 @@ def portable(recipe: Config) -> Config:
     if "start" in recipe:
         start = Path(recipe["start"])
         ours = start.parent.name == "checkpoints"
-        moved["start"] = "/".join(start.parts[-3:]) if ours else _file_name(str(start))
+        moved["start"] = "/".join(start.parts[-4:]) if ours else _file_name(str(start))
     return moved
 
 
