@@ -6,13 +6,16 @@
     python reproduce.py cifar10c --gpus 0 1 2 3                 # one run a GPU at a time
     python reproduce.py cifar10c --cluster slurm --job slurm_partition=gpu gpus_per_node=1
     python reproduce.py cifar10c --print                        # only what is there already
-    python reproduce.py all --print                             # results/tables.{md,tex,csv}
+    python reproduce.py all --print                             # runs/results/tables.{md,tex,csv}
     python reproduce.py all --check 0.5                         # do finished rows agree?
+    python reproduce.py cifar10c --publish                      # own results into results/
 
 A table is a file in configs/paper/ or configs/studies/: rows are overrides of a task's options.
 Runs are ordinary runs of the task's command line: they resume, and finished ones are not run
-again. Numbers come from results/*.jsonl alone. Runs on a subset or another data set never stand in
-the paper's table, but in one of their own.
+again. Numbers come from result lines alone: a user's own in runs/results/, and the published ones
+in results/, which no run writes to; every table says which it is made of, and published ones count
+as done only with --published. Runs on a subset or another data set never stand in the paper's
+table, but in one of their own.
 """
 
 from __future__ import annotations
@@ -20,17 +23,18 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tasks.output import outlive_readers
-from tasks.paper_tables import compared, write_document
+from tasks.own_results import print_notes, publish_tables, show, write_all
+from tasks.paper_tables import compared
+from tasks.published import OWN, check_own
 from tasks.row_states import describe, row_states_of
 from tasks.runner import Places, run_all, runs_of, slurm_submit
-from tasks.table_records import gather
 from tasks.table_spec import Row, Table
 from tasks.table_text import spread
-from tasks.tables import write_tables
 
 ROOT = Path(__file__).resolve().parent
 
@@ -73,43 +77,25 @@ def print_list(tables: list[Table], args: argparse.Namespace, places: Places) ->
             print(describe(state, table, args.tflops))
 
 
-def print_notes(tables: list[Table], results: Path) -> None:
-    """What was passed over among the result lines, each said once."""
-    if not list(results.glob("*.jsonl")):
-        print(f"{results} holds no results yet.", file=sys.stderr)
-    for note in dict.fromkeys(note for table in tables for note in gather(table, results)[1]):
-        print(f"note: {note}", file=sys.stderr)
-
-
-def check(tables: list[Table], results: Path, tolerance: float) -> int:
+def check(tables: list[Table], places: Places, tolerance: float) -> int:
     """How many finished rows miss their reported value by more than `tolerance`; says which."""
-    numbers = compared(tables, results)
+    sources = {"": places.results, "published ": places.published}
+    numbers = [(name, n) for name, folder in sources.items() for n in compared(tables, folder)]
     missed = 0
-    for number in numbers:
+    for source, number in numbers:
         difference = number.difference
         assert difference is not None
         # Also where it is no number.
         misses = not abs(difference) <= tolerance
         missed += misses
         print(
-            f"{'misses' if misses else 'agrees'}: {number.title}: {spread(number.values)} over "
-            f"{len(number.values)} seeds, reported {number.reported:.1f} ({difference:+.1f})"
+            f"{source}{'misses' if misses else 'agrees'}: {number.title}: "
+            f"{spread(number.values)} over {len(number.values)} seeds, reported "
+            f"{number.reported:.1f} ({difference:+.1f})"
         )
     if not numbers:
         print("Nothing to check: no finished row has a reported value.")
     return missed
-
-
-def write(tables: list[Table], args: argparse.Namespace) -> None:
-    """One table is printed; all of them stand in one document, and those that ran in files too."""
-    together = args.table == "all"
-    for table in tables:
-        quiet = together or args.check is not None
-        write_tables(table, args.results, show=not quiet, empty=not together)
-    if together:
-        for path in write_document(tables, args.results):
-            print(f"Wrote {path}")
-    print_notes(tables, args.results)
 
 
 def submitit_parameters(pairs: list[str]) -> dict[str, Any]:
@@ -161,10 +147,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--job", nargs="+", default=[], metavar="NAME=VALUE", help="submitit's parameters"
     )
-    parser.add_argument("--root", help="folder of the data set, for --data.root")
+    parser.add_argument("--root", help="folder of the data")
     parser.add_argument("--config", nargs="+", default=[], help="more YAML, merged last")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
+    parser.add_argument("--results", type=Path, default=OWN, help="folder of own results")
+    parser.add_argument(
+        "--published", action="store_true", help="what is published counts as done: it is not run"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="run nothing; add own results to results/"
+    )
     parser.add_argument(
         "--options",
         nargs=argparse.REMAINDER,
@@ -178,11 +170,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("expected --tflops to be positive, and --check to be 0 or more")
     if missing := [path for path in args.config if not Path(path).is_file()]:
         parser.error(f"expected --config to be YAML files, but there is none at {missing[0]}")
+    try:
+        check_own(args.results)
+    except ValueError as error:
+        parser.error(str(error))
     args.print = args.print or args.check is not None
-    if args.table == "all" and not (args.list or args.print):
+    if args.table == "all" and not (args.list or args.print or args.publish):
         parser.error(
-            f"say which table to run: {', '.join(TABLES)}; or --list, --check TOL or all --print"
+            f"say which table to run: {', '.join(TABLES)}; or --list, --check TOL, all --print or "
+            "all --publish"
         )
+    args.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return args
 
 
@@ -192,23 +190,33 @@ def main(arguments: list[str] | None = None) -> int:
     places = Places(
         runs=args.runs,
         results=args.results,
+        counts_published=args.published,
+        root=args.root,
         configs=args.config,
-        options=[*([f"--data.root={args.root}"] if args.root else []), *args.options],
+        options=args.options,
     )
     keys = list(TABLES) if args.table == "all" else [args.table]
     try:
         tables = [Table.load(TABLES[key]) for key in keys]
         if args.list:
             print_list(tables, args, places)
-            print_notes(tables, args.results)
+            print_notes(tables, places)
+            return 0
+        if args.publish:
+            publish_tables(tables, [Table.load(path) for path in TABLES.values()], places)
             return 0
         failed: list[str] = []
         try:
             failed = [] if args.print else run_table(tables[0], args, places)
         finally:
-            write(tables, args)
+            if args.table == "all":
+                write_all(tables, places)
+            else:
+                started = None if args.print else args.started
+                show(tables[0], places, quiet=args.check is not None, started=started)
+            print_notes(tables, places)
         if args.check is not None:
-            return int(check(tables, args.results, args.check) > 0)
+            return int(check(tables, places, args.check) > 0)
     except KeyboardInterrupt:
         print("Interrupted. The same command continues where it was.", file=sys.stderr)
         return 130

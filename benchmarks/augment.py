@@ -128,7 +128,7 @@ def cases() -> dict[str, tuple[Callable[[int], Tensor], Callable[[int], Tensor]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each line")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_augment.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_augment.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

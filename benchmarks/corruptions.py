@@ -36,7 +36,7 @@ def rates(name: str, images: torch.Tensor, seconds: float) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each corruption")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_corruptions.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_corruptions.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)

@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="of each set, next to no network")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each line")
     parser.add_argument("--turns", type=int, default=3, help="at least, of each way")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_evaluate.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_evaluate.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--smoke", action="store_true", help="as little as runs every line")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all; later parts are left")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_gpu.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_gpu.md"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with (

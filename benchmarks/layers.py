@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="for each line, at least")
     parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
     parser.add_argument("--shapes", nargs="+", type=shape_of, help="such as 128x32x32x32")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_layers.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_layers.md"))
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)

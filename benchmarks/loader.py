@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each line")
     parser.add_argument("--turns", type=int, default=5, help="at least, of each line")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_loader.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_loader.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20, help="that are read in an epoch")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_scaling.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_scaling.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -135,7 +135,7 @@ def report(reading: dict[str, Rates], steps: dict[str, dict[str, float]], sizes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="CPU time for each reading step")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_segmentation.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_segmentation.md"))
     parser.add_argument("--step", choices=METHODS, help="only measure a step, and print JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="at least, of each network")
     parser.add_argument("--autocast", action="store_true", help="bfloat16")
     parser.add_argument("--compile", action="store_true", help="compiled networks as well")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_step.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_step.md"))
     options = parser.parse_args()
     if (
         options.compile

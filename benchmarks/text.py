@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--imdb", required=True)
     parser.add_argument("--sst2", required=True)
     parser.add_argument("--steps", type=int, default=20, help="of every variant")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_text.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_text.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10_000, help="images of each set")
     parser.add_argument("--minutes", type=float, default=7.0, help="of training, at most")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmark_whole_run.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_whole_run.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")

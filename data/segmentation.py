@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -99,6 +100,8 @@ class SourceAndTarget(ResumableDataModule):
     """
 
     LOCATIONS = ("root", "source_root", "target_root", "predict_root")
+    # Whose last part names the data, unless this option does.
+    NAMED = MappingProxyType({"source_root": "source_name", "target_root": "target_name"})
     num_classes = len(CLASSES)
     class_names = CLASSES
 

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class IMDbToSST2(ResumableDataModule):
     """
 
     LOCATIONS = ("imdb", "sst2", "glove")
+    ROOTS = ("imdb", "sst2")  # which one folder may hold
+    NAMED = MappingProxyType({"glove": ""})  # the file's name tells word vectors apart
     num_classes = 2
 
     def __init__(

@@ -185,6 +185,17 @@ class CNSNModule(L.LightningModule):
             f"({', '.join(sorted(classes)[:3])}) than as numbers: {remedy}."
         )
 
+    @staticmethod
+    def describe_data(data: Any, network: dict[str, Any]) -> dict[str, Any]:
+        """What a result will say of `data`, a data module that no trainer has seen.
+
+        Args:
+            data: it.
+            network: the options of the network that will be trained on them.
+        """
+        data.setup("validate")
+        return data.describe()
+
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         """Load `weights` into the plain network; a task may know other kinds of weights.
 

@@ -28,13 +28,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import LambdaCallback, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnsn.checkpoint import key_report, not_finite, read_state_dict
-from data.errors import NO_DATA, DataNotFoundError
+from data.errors import NO_DATA
 from data.locks import Lock
 from data.workers import worker_failure
 from tasks.base import CNSNModule
@@ -53,6 +53,7 @@ from tasks.checkpoint_io import (
     set_aside_damaged,
 )
 from tasks.config_files import check_config_files
+from tasks.given_data import describe_given, is_missing
 from tasks.interruption import SaveOnInterruption, SwapBack, ended_in_words
 from tasks.memory import keep_freed_memory
 from tasks.numerics import NonFinite, WatchClasses, WatchNumbers
@@ -61,6 +62,7 @@ from tasks.option_parser import TaskParser, own_options
 from tasks.output import outlive_readers
 from tasks.processes import end_with_parent, watch_processes
 from tasks.progress import Curves, progress_bar
+from tasks.published import OWN, check_own
 from tasks.results import (
     FORMAT,
     PRETRAINED,
@@ -70,10 +72,11 @@ from tasks.results import (
 )
 from tasks.run_directory import (
     RunDirectory,
-    config_hash,
+    digests_of,
     finished_fit,
     measured_of,
     name_of,
+    other_data,
     portable,
     recipe_of,
 )
@@ -82,7 +85,7 @@ from tasks.same_run import RunCheckpoint, SameRun, place_users_checkpoints
 from tasks.speed import SpeedMonitor, in_words
 from tasks.trained_in import TrainedIn
 
-__all__ = ["TaskCLI", "expected_recipe", "run"]
+__all__ = ["TaskCLI", "expected", "expected_data", "expected_recipe", "run"]
 
 
 class TaskCLI(LightningCLI):
@@ -96,6 +99,7 @@ class TaskCLI(LightningCLI):
         self.lock: Lock | None = None
         self.built = False  # until then, what goes wrong is in the options
         self.timer = Timer(verbose=False)
+        self.checks: list[L.Callback] = []  # of what is tested
         self.speed = SpeedMonitor()
         self.trained_in = TrainedIn()
         try:
@@ -153,7 +157,7 @@ class TaskCLI(LightningCLI):
             "--name", type=str, default="default", help="of the run, a folder or a/b/c"
         )
         parser.add_argument("--runs", type=str, default="runs", help="folder of run directories")
-        parser.add_argument("--results", type=str, default="results", help="folder of result lines")
+        parser.add_argument("--results", type=str, default=str(OWN), help="folder of result lines")
         parser.add_argument(
             "--fresh", type=bool, default=False, help="a new numbered run beside the existing one"
         )
@@ -184,6 +188,7 @@ class TaskCLI(LightningCLI):
         check_sections(config, self.task_class)
         check_options(config, self.config.subcommand)
         self.task_class.check_config(config)
+        check_own(Path(config.results))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets options stored in a checkpoint beat the command line: not here."""
@@ -262,11 +267,12 @@ class TaskCLI(LightningCLI):
             parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))
 
     def _find_directory(self, config: Any, *, fresh: bool) -> RunDirectory:
-        self.digest = config_hash(self.recipe)
+        self.digest, *older = digests_of(self.recipe)
         return RunDirectory(
             Path(config.runs) / self.task / config.name,
             seed=config.seed_everything,
             digest=self.digest,
+            older=older,
             fresh=fresh,
         )
 
@@ -282,6 +288,7 @@ class TaskCLI(LightningCLI):
         finished, start = self.directory.finished(), self.directory.resume_point()
         # A finished run's checkpoints may have been deleted; one that is damaged is made again.
         if finished is not None and start in (None, self.directory.last):
+            self._refuse_other_data(finished, describe_given(self.task_class, config.as_dict()))
             rank_zero_info(
                 f"This run is finished ({finished['steps']} steps): {self.directory.path}. "
                 "Nothing is done; `--fresh true` trains it again beside it."
@@ -315,6 +322,22 @@ class TaskCLI(LightningCLI):
         if self.directory.finished() is None:
             rank_zero_info(f"{self.directory.path} is unfinished: its last checkpoint is used.")
         config.ckpt_path = str(trained)
+        self.checks.append(LambdaCallback(on_test_start=self._check_tested_data))
+
+    def _refuse_other_data(self, finished: dict[str, Any], given: dict[str, Any] | None) -> None:
+        """A run of other data must never be taken for one of these."""
+        trained = other_data(finished, given)
+        if trained is not None and given is not None:
+            raise ValueError(
+                f"Expected the data that {self.directory.path} was trained on ({trained}), but got "
+                f"{given['dataset']}, fingerprint {given['fingerprint']}: keep runs on other data "
+                "apart by `--name` or `--runs`, or name the checkpoint to test by `--ckpt_path`."
+            )
+
+    def _check_tested_data(self, *_: Any) -> None:
+        finished = self.directory.finished()
+        if finished is not None:
+            self._refuse_other_data(finished, self.datamodule.describe())
 
     def _untrained(self, why: str = "") -> ValueError:
         return ValueError(
@@ -380,7 +403,7 @@ class TaskCLI(LightningCLI):
     def _checkpoint_callbacks(self) -> list[L.Callback]:
         told: list[L.Callback] = [RecipeInCheckpoint(self.recipe), self.trained_in]
         if self.subcommand != "fit":
-            return told
+            return [*told, *self.checks]
         folder = str(self.directory.checkpoints)
         options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
         callbacks: list[L.Callback] = []
@@ -473,6 +496,8 @@ class TaskCLI(LightningCLI):
             # Over all starts of a run that was resumed.
             seconds = round(self.timer.time_elapsed("train"), 1)
             record: dict[str, Any] = {"steps": self.trainer.global_step, "seconds": seconds}
+            described = self.datamodule.describe()
+            record["data"] = {k: described[k] for k in ("dataset", "fingerprint", "n_train")}
             if self.speed.trained is not None:
                 record["speed"] = self.speed.trained
                 rank_zero_info(f"Trained at {in_words(self.speed.trained)}.")
@@ -503,8 +528,8 @@ class TaskCLI(LightningCLI):
             "name": config.name,
             "seed": config.seed_everything,
             "config_hash": self.digest,
-            **self._describe_checkpoint(config),
-            **self.datamodule.describe(),
+            **self._describe_checkpoint(config, data := self.datamodule.describe()),
+            **data,
             "recipe": portable(self.recipe),
             **model.metrics,
             "seconds": round(time.monotonic() - self.started, 1),
@@ -526,8 +551,8 @@ class TaskCLI(LightningCLI):
         self._log_dataset()
         model.print_report(record)
 
-    def _describe_checkpoint(self, config: Any) -> dict[str, Any]:
-        """Where the tested weights come from."""
+    def _describe_checkpoint(self, config: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """Where the weights come from that were tested on `data`."""
         if config.ckpt_path is None:
             official = config.model.get("official")
             path = Path(official or config.model.weights).expanduser()
@@ -538,22 +563,30 @@ class TaskCLI(LightningCLI):
             return described
         path = Path(config.ckpt_path)
         finished = self.directory.trained(path)
+        if finished and other_data(finished, data):
+            finished = None
         selection = "last epoch" if finished else self._selection(path)
         described = {"checkpoint": path.name, "selection": selection, "finished": finished}
         if not finished:
-            described |= self._of_another_run(path, Path(config.runs) / self.task)
+            described |= self._of_another_run(path, Path(config.runs) / self.task, data)
         return described
 
-    def _of_another_run(self, checkpoint: Path, runs: Path) -> dict[str, Any]:
-        """Of a checkpoint that ends a finished run of another recipe: which, and what differs."""
+    def _of_another_run(self, checkpoint: Path, runs: Path, data: dict[str, Any]) -> dict[str, Any]:
+        """Of a checkpoint that ends a finished run of another recipe, or on other data.
+
+        Which, and what differs.
+        """
         finished = finished_fit(checkpoint)
         name = name_of(checkpoint, runs) if finished else None
         recipe = recipe_in(checkpoint) if name else None
         if name is None or recipe is None:
             return {}
-        changed = [option for option, _, _ in differences(recipe, self.recipe)]
+        recipes = portable(recipe), portable(self.recipe)
+        changed = [option for option, _, _ in differences(*recipes)]
         if "start" in recipe:  # It continued another run, which no `test` asks for.
             changed.append("start")
+        if other_data(finished or {}, data):
+            changed.append("data")
         return {"selection": last_epoch_of(name), "finished": finished, "changed": changed}
 
     def _selection(self, checkpoint: Path) -> str:
@@ -579,11 +612,11 @@ def _as_list(value: Any) -> list[Any]:
 
 
 class _Parsed(Exception):
-    """Carries the recipe out of a command line that is only parsed."""
+    """Carries recipe and options out of a command line that is only parsed."""
 
-    def __init__(self, recipe: dict[str, Any]) -> None:
+    def __init__(self, recipe: dict[str, Any], config: dict[str, Any]) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.parsed = recipe, config
 
 
 # What :func:`run` says in its own words, and what is no fault of the options.
@@ -598,11 +631,22 @@ class _ParseOnly(TaskCLI):
         pass
 
     def before_instantiate_classes(self) -> None:
-        raise _Parsed(self.recipe_of_subcommand())
+        raise _Parsed(self.recipe_of_subcommand(), self.config[self.subcommand].as_dict())
 
 
 def expected_recipe(task: str, args: list[str]) -> dict[str, Any] | None:
     """What ``python -m tasks.<task> <args>`` asks for; None if the command line is refused."""
+    parsed = expected(task, args)
+    return None if parsed is None else parsed[0]
+
+
+def expected_data(task: str, config: dict[str, Any]) -> dict[str, Any] | None:
+    """See :func:`tasks.given_data.describe_given`; `config` is of :func:`expected`."""
+    return describe_given(importlib.import_module(f"tasks.{task}").TASK, config)
+
+
+def expected(task: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Recipe and all options of a command line; see :func:`expected_recipe`."""
     model_class = importlib.import_module(f"tasks.{task}").TASK
     _quiet()
     seeds = logging.getLogger("lightning.fabric.utilities.seed")
@@ -611,7 +655,7 @@ def expected_recipe(task: str, args: list[str]) -> dict[str, Any] | None:
     try:
         _ParseOnly(model_class, task, args)
     except _Parsed as parsed:
-        return parsed.recipe
+        return parsed.parsed
     except SystemExit:
         return None
     finally:
@@ -687,7 +731,7 @@ def run(model_class: type[CNSNModule], task: str, args: list[str] | None = None)
         if os.environ.get("CNSN_TRACEBACK"):
             traceback.print_exc()
         words = f"error: {' '.join(words.split())}"
-        if isinstance(error, DataNotFoundError):
+        if is_missing(error):
             print(words, file=sys.stderr)
             sys.exit(NO_DATA)
         sys.exit(words)

@@ -26,10 +26,13 @@ COLOURS = (
 )
 
 
-def bars_by_part(table: Table, runs: dict[str, list[dict[str, Any]]], path: Path) -> Path:
+def bars_by_part(
+    table: Table, runs: dict[str, list[dict[str, Any]]], path: Path, *, source: str = ""
+) -> Path:
     """Bars of the metric by part and method; whiskers are one standard deviation over seeds.
 
-    A part is a corruption, a class, or whatever a value of `table` is the mean of.
+    A part is a corruption, a class, or whatever a value of `table` is the mean of. `source` says in
+    the title whose results they are.
     """
     import matplotlib
 
@@ -59,7 +62,7 @@ def bars_by_part(table: Table, runs: dict[str, list[dict[str, Any]]], path: Path
     networks = ", ".join(dict.fromkeys(row.network for row in rows))
     columns = min(len(rows), 6)
     lines = -(-len(rows) // columns)
-    axis.set_title(f"{dataset}, {networks}", fontsize=10, pad=10 + 16 * lines)
+    axis.set_title(f"{dataset}, {networks}{source}", fontsize=10, pad=10 + 16 * lines)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(
         frameon=False, fontsize=8, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0)

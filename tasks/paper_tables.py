@@ -8,13 +8,13 @@ of its own and beside nobody's numbers. The CSV has one line a number.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.corruptions import CORRUPTIONS
-from tasks.table_records import Runs, breakdown_of, collect, independent_parts
+from tasks.table_records import Asked, Runs, breakdown_of, collect, independent_parts
 from tasks.table_spec import Row, Table
 from tasks.table_text import Lines, comma_separated, escaped, latex, markdown, spread
 from tasks.tables import (
@@ -38,6 +38,7 @@ OTHERS = (
     "Subsets, other and generated data, or corruptions made here. None of these numbers may be "
     "compared with the paper's."
 )
+THEIRS = "Numbers that came with this repository: none of these runs was made here."
 HEADER = [
     *("table", "dataset", "network", "setting", "method", "quantity", "mean", "std", "n", "seeds"),
     *("reported", "independent", "ours - reported"),
@@ -180,9 +181,23 @@ def parts_lines(table: Table, runs: Runs, paper: bool) -> Lines:
     return lines
 
 
-def write_document(tables: Sequence[Table], results: Path) -> list[Path]:
-    """Write results/tables.{md,tex,csv} of all tables and data sets."""
-    collected = {table.key: collect(table, results) for table in tables}
+def write_document(
+    tables: Sequence[Table],
+    results: Path,
+    *,
+    published: Path | None = None,
+    asked: Callable[[Table], Asked] | None = None,
+) -> list[Path]:
+    """Write <results>/tables.{md,tex,csv} of all tables and data sets.
+
+    Args:
+        tables: all of them.
+        results: folder of the result lines, and of the document.
+        published: folder of the published lines, which then follow in a part of their own; None
+            where `results` are these.
+        asked: for each table, see :func:`tasks.table_records.gather`.
+    """
+    collected = {t.key: collect(t, results, asked and asked(t)) for t in tables}
     papers = [(t, t.dataset, collected[t.key].get(t.dataset, {})) for t in tables if t.paper]
     others = [
         (table, dataset, runs)
@@ -198,12 +213,22 @@ def write_document(tables: Sequence[Table], results: Path) -> list[Path]:
     tex += [f"% Other data. {OTHERS}"] if others else []
     for table, dataset, runs in others:
         _add(md, tex, table, dataset, runs, own=False)
-    md.append("Made by `python reproduce.py all --print`.")
     numbers = [n.cells() for entry in (*papers, *others) for n in numbers_of(*entry)]
+    header = HEADER
+    if published is not None:
+        md[0] += " (own runs)"
+        md += ["# Published", THEIRS]
+        tex += [f"% Published. {THEIRS}"]
+        header, numbers = [*HEADER, "source"], [[*number, "own"] for number in numbers]
+        for table in tables:
+            for dataset, runs in collect(table, published).items():
+                _add(md, tex, table, dataset, runs, own=table.paper and dataset == table.dataset)
+                numbers += [[*n.cells(), "published"] for n in numbers_of(table, dataset, runs)]
+    md.append(f"Made by `python reproduce.py all {'--print' if published else '--publish'}`.")
     texts = {
         "md": "\n\n".join(md) + "\n",
         "tex": "\n".join(tex),
-        "csv": comma_separated([HEADER, *numbers]),
+        "csv": comma_separated([header, *numbers]),
     }
     results.mkdir(parents=True, exist_ok=True)
     written = []

@@ -17,18 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PART = re.compile(r"<!-- (results/[\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 # Of files that are neither a table of `reproduce.py` nor named as their benchmark.
 COMMANDS = {
-    "audit": "make audit",
+    "audit": "make audit AUDIT=results/audit.md",
     "soak": "python -m tests.reliability.soak --record results",
-    "tables": "python reproduce.py all --print",
-    "imdb_sst2_epochs": "python -m tasks.text_curves imdb_sst2",
-    "benchmark_segmentation": "python -m benchmarks.segmentation_loader",
+    "tables": "python reproduce.py all --publish",
+    "imdb_sst2_epochs": "python -m tasks.text_curves imdb_sst2 --publish",
+    "benchmark_segmentation": "python -m benchmarks.segmentation_loader --out {}",
     "benchmark_layers_2_threads": "python -m benchmarks.layers --threads 2 --out {}",
 }
 
 
 def command_for(name: str) -> str:
     """The command that makes the file results/`name`.md."""
-    command = COMMANDS.get(name, f"python reproduce.py {name} --print")
+    command = COMMANDS.get(name, f"python reproduce.py {name} --publish")
     if name not in COMMANDS and name.startswith("benchmark_"):
         command = f"python -m benchmarks.{name.removeprefix('benchmark_')} --out {{}}"
     return command.format(f"results/{name}.md")

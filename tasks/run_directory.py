@@ -1,7 +1,8 @@
 """Where a run lives: runs/<task>/<name>/seed<k>-<hash of what was asked>.
 
 The same command finds the same directory again, so that an unfinished run resumes and a finished
-one is not run twice; another command never writes into it.
+one is not run twice; another command never writes into it. Neither the working directory nor the
+place of the data counts: data are known by their name and, in `finished.json`, their fingerprint.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import inspect
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,14 @@ from tasks.checkpoint_io import LAST, PREVIOUS, newest_readable
 __all__ = [
     "RunDirectory",
     "config_hash",
+    "digests_of",
     "finished_fit",
     "measured_of",
     "name_of",
+    "other_data",
     "portable",
     "recipe_of",
+    "same_data",
 ]
 
 Config = dict[str, Any]
@@ -188,15 +194,52 @@ def locations(data: Config) -> tuple[str, ...]:
 
 
 def portable(recipe: Config) -> Config:
-    """The recipe without paths of one machine: the data's fingerprint says which they were."""
+    """The recipe without places: what a run is, wherever one stands and its files lie.
+
+    Data are known by the name that was given for them, or that of a folder or file which tells
+    sets apart (`NAMED` of the data module's class); files of weights by name and content.
+    """
     data = recipe["data"]
-    dropped = locations(data)
-    options = {k: v for k, v in data.get("init_args", {}).items() if k not in dropped}
+    options = dict(data.get("init_args", {}))
+    named, defaults = {}, {}
+    if "class_path" in data:
+        kind = _named(data["class_path"])
+        named = getattr(kind, "NAMED", {})
+        defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
+    for option in locations(data):
+        place = options.pop(option, None)
+        name = Path(place).name if isinstance(place, str) and option in named else None
+        given = options.get(named.get(option, "")) is not None
+        if name is not None and not given and name != Path(str(defaults.get(option))).name:
+            options[option] = name
     model = {
-        k: Path(v).name if k in MODEL_FILES and isinstance(v, str) else v
+        k: _file_name(v) if k in MODEL_FILES and isinstance(v, str) else v
         for k, v in recipe["model"].items()
     }
-    return {**recipe, "data": {**data, "init_args": options}, "model": model}
+    moved = {**recipe, "data": {**data, "init_args": options}, "model": model}
+    if "start" in recipe:
+        start = Path(recipe["start"])
+        ours = start.parent.name == "checkpoints"
+        moved["start"] = "/".join(start.parts[-4:]) if ours else _file_name(str(start))
+    return moved
+
+
+def _file_name(value: str) -> str:
+    """A file's name with its checksum; what is no file here is a name already."""
+    path = Path(value)
+    if not path.is_file():
+        return path.name
+    stat = path.stat()
+    return f"{path.name} sha256:{_checksum(path, stat.st_size, stat.st_mtime_ns)[:16]}"
+
+
+@cache
+def _checksum(path: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _asked(value: Any, default: Any) -> Any:
@@ -236,6 +279,32 @@ def config_hash(recipe: Config) -> str:
     """First 8 hexadecimal digits of the SHA-256 of a recipe."""
     text = json.dumps(recipe, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def digests_of(recipe: Config) -> tuple[str, ...]:
+    """The hash of a run's directory, then that of versions whose hash held the places of files."""
+    return config_hash(portable(recipe)), config_hash(recipe)
+
+
+def same_data(measured: Config, given: Config | None) -> bool:
+    """Whether what was measured may be of the data that are given now.
+
+    Args:
+        measured: a result line, or what a finished run says of its data.
+        given: from the data module's `describe`; None where there are none to compare. Without
+            training images where these are not at hand for a test.
+    """
+    if given is None or (measured.get("n_train") and not given["n_train"]):
+        return True
+    return bool(measured.get("fingerprint") == given["fingerprint"])
+
+
+def other_data(finished: Config, given: Config | None) -> str | None:
+    """Which data a finished run was trained on, where they are others than those given now."""
+    trained = finished.get("data")  # Not in the record of an older version.
+    if trained is None or same_data(trained, given):
+        return None
+    return f"{trained['dataset']}, fingerprint {trained['fingerprint']}"
 
 
 def finished_fit(checkpoint: Path) -> Config | None:
@@ -280,15 +349,25 @@ class RunDirectory:
     Args:
         base: ``runs/<task>/<name>``.
         seed: of the run.
-        digest: from :func:`config_hash`.
+        digest: the first of :func:`digests_of`.
+        older: the others, whose directory counts where there is none of today's.
         fresh: take a new numbered directory where this run has one already.
     """
 
     # Processes that rank 0 starts must share its choice of a fresh directory.
     VARIABLE = "CNSN_RUN_DIRECTORY"
 
-    def __init__(self, base: Path, *, seed: int, digest: str, fresh: bool = False) -> None:
-        self.path = base / f"seed{seed}-{digest}"
+    def __init__(
+        self,
+        base: Path,
+        *,
+        seed: int,
+        digest: str,
+        older: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> None:
+        paths = [base / f"seed{seed}-{own}" for own in (digest, *older)]
+        self.path = next((path for path in paths if path.exists()), paths[0])
         self.fresh = fresh
         shared = os.environ.get(self.VARIABLE)
         if fresh and shared:

@@ -1,8 +1,8 @@
 """Runs the rows of a table: each is a `fit` and a `test` of a task's ordinary command line.
 
-Finished runs are known by their result line and are not run again; two runners never train the same
-run at once (a lock that the system frees when its holder dies); a run that fails is tried again,
-which resumes it, and is then reported with its log.
+Finished runs are known by their result line and are not run again (published lines count where that
+is asked for); two runners never train the same run at once (a lock that the system frees when its
+holder dies); a run that fails is tried again, which resumes it, and is then reported with its log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,8 @@ from filelock import Timeout
 
 from data.errors import NO_DATA
 from data.locks import Lock
-from tasks.table_runs import Places, Run, State, finished_runs, row_states, runs_of
+from tasks.table_runs import Places, Run, State, measured, row_states, runs_of
+from tasks.time_left import TimeLeft
 
 __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_submit"]
 
@@ -54,7 +55,7 @@ class Processes:
         with self._lock:
             if self.stopped.is_set():
                 return INTERRUPTED
-            process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
+            process = subprocess.Popen(command, start_new_session=True, **options)
             self._running.add(process)
         try:
             return process.wait()
@@ -103,7 +104,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
     for run, state in row_states(runs):
         if state == "done":
             _say(f"{run.title}: done")
-        elif state == "refused":
+        elif state == "refused" or not run.digests():
             _say(f"{run.title}: its options are refused")
             failed.append(run.title)
         else:
@@ -115,16 +116,24 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
         slots.put(slot)
     workers = slots.qsize()
     processes = Processes()
+    ahead = TimeLeft(len(waiting), workers)
 
     def work(run: Run) -> int:
-        slot = slots.get()
+        slot, code = slots.get(), INTERRUPTED
+        ahead.start(run.title)
         try:
-            stopped = processes.stopped.is_set()
-            return INTERRUPTED if stopped else _attempts(run, slot, workers, retries, processes)
+            if not processes.stopped.is_set():
+                code = _attempts(run, slot, workers, retries, processes)
+            return code
         finally:
+            ahead.end(run.title, counts=code == 0)
+            if not processes.stopped.is_set():
+                _say(str(ahead))
             slots.put(slot)
 
-    with interruptible(), ThreadPoolExecutor(workers) as pool:
+    # One run alone shows its own progress in the terminal.
+    beating = ahead.beating(_say) if workers > 1 and waiting else nullcontext()
+    with interruptible(), beating, ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, run) for run in waiting]
         try:
             codes = [future.result() for future in futures]
@@ -150,7 +159,7 @@ def _attempts(run: Run, gpu: str | None, workers: int, retries: int, processes: 
         # What another row of this runner is training is worth waiting for.
         with _acquired(run.lock(), bool(run.row.trained_as), processes):
             # Another runner may have finished it since this one looked.
-            if run.result_in(finished_runs(run.places.results, run.table)):
+            if run.result(measured(run.places, run.table)) is not None:
                 _say(f"{run.title}: done")
                 return 0
             if run.abandoned():
@@ -182,7 +191,8 @@ def _acquired(lock: Lock, patient: bool, processes: Processes) -> Lock:
 
 def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processes) -> int:
     """Both commands; several at once share the cores and write to a log each."""
-    environment = dict(os.environ)
+    # Started where the runner is, so that relative places are the same for both.
+    environment = {**os.environ, "PYTHONPATH": _path()}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if workers > 1:
@@ -200,6 +210,11 @@ def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processe
     return code
 
 
+def _path() -> str:
+    """PYTHONPATH with which the tasks are found from any working directory."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _was_stopped(code: int) -> bool:
     """Whether a command ended by a signal that asks for its end: it is no failure."""
     return code in (-n for n in STOPS) or code in (128 + n for n in STOPS)
@@ -215,7 +230,7 @@ def _outcome(run: Run, code: int, workers: int) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(f"{line}\n", end="", flush=True)  # In one piece, as several threads say something.
 
 
 def slurm_submit(
@@ -244,6 +259,7 @@ def slurm_submit(
     if not waiting:
         return []
     folder = runs[0].places.runs / "submitit"
+    os.environ["PYTHONPATH"] = _path()  # Jobs inherit it.
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     with executor.batch():

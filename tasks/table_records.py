@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from tasks.results import PRETRAINED, is_final, last_epoch_of, scan
 from tasks.table_spec import Row, Table
 
 __all__ = [
+    "Asked",
     "Runs",
     "breakdown_of",
     "collect",
@@ -25,6 +28,8 @@ __all__ = [
 Record = dict[str, Any]
 # The records of each row, by the row's key.
 Runs = dict[str, list[Record]]
+# The recipe that a row is asked for, without places; None where its options are refused.
+Asked = Callable[[Row], Any]
 
 
 class Line(NamedTuple):
@@ -93,15 +98,22 @@ def dataset_of(record: Record, table: Table) -> str:
     return f"{name}, corruptions made here" if table.paper and made and tested else name
 
 
-def collect(table: Table, results: Path) -> dict[str, Runs]:
-    """Records by data set and row: one for each seed, of the row's newest recipe."""
-    return gather(table, results)[0]
+def collect(table: Table, results: Path, asked: Asked | None = None) -> dict[str, Runs]:
+    """Records by data set and row: one for each seed, of one recipe; see :func:`gather`."""
+    return gather(table, results, asked)[0]
 
 
-def gather(table: Table, results: Path) -> tuple[dict[str, Runs], list[str]]:
+def gather(
+    table: Table, results: Path, asked: Asked | None = None
+) -> tuple[dict[str, Runs], list[str]]:
     """See :func:`collect`; also a sentence on each kind of line that was left out.
 
-    Lines of an older recipe, and all but the newest line of a seed, are left out.
+    Args:
+        table: whose lines they are.
+        results: their folder.
+        asked: the recipe that a row is asked for now, which is wanted only where there are lines
+            of several: those of this one stand. Without it, or without such lines, those of the
+            newest do. Of a seed, the newest line stands.
     """
     path = results / f"{table.task}.jsonl"
     rows_by_name = {table.run_name(row): row for row in table.rows}
@@ -116,8 +128,12 @@ def gather(table: Table, results: Path) -> tuple[dict[str, Runs], list[str]]:
             places.setdefault(row.key, []).append(Line(number, record))
     chosen: dict[str, Runs] = {}
     left = _Left()
+    rows_by_key = {row.key: row for row in table.rows}
     for dataset, rows in found.items():
-        chosen[dataset] = {key: left.choose(lines) for key, lines in rows.items()}
+        chosen[dataset] = {
+            key: left.choose(lines, None if asked is None else partial(asked, rows_by_key[key]))
+            for key, lines in rows.items()
+        }
     return chosen, [*notes, *left.notes(path)]
 
 
@@ -129,9 +145,13 @@ class _Left:
         self.twice: list[int] = []
         self.differ: list[int] = []
 
-    def choose(self, lines: list[Line]) -> list[Record]:
+    def choose(self, lines: list[Line], asked: Callable[[], Any] | None) -> list[Record]:
         """One record for each seed."""
         newest = lines[-1].record
+        if asked and not all(same_recipe(x.record["recipe"], newest["recipe"]) for x in lines):
+            recipe = asked()
+            wanted = [x.record for x in lines if same_recipe(x.record["recipe"], recipe)]
+            newest = wanted[-1] if wanted else newest
         kept: dict[int, Line] = {}
         for line in lines:
             record = line.record
@@ -151,8 +171,8 @@ class _Left:
         found = []
         if self.older:
             found.append(
-                f"{path}: {_lines(self.older)} of an older recipe or other files of the set: the "
-                "newest one of each row stands in the table."
+                f"{path}: {_lines(self.older)} of another recipe or other files of the set: the "
+                "one asked for, or else the newest, of each row stands in the table."
             )
         if self.twice:
             differ = len(self.differ)

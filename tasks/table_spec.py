@@ -85,7 +85,7 @@ class Table:
         scale: factor on every value; 100 for percent.
         setting: header of the rows' settings.
         breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
-        note: what the numbers show and what not; stands under the table.
+        note: what the published numbers show and what not; stands under their table.
         samples: training samples of an epoch, for the expected cost; by `data.source` where rows
             have several.
         pivot: one line a method and one column a setting, with the mean over settings.

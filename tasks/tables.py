@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.results import PRETRAINED
-from tasks.table_records import Runs, breakdown_of, collect, independent_parts
+from tasks.table_records import Asked, Runs, breakdown_of, collect, independent_parts
 from tasks.table_spec import Row, Table
 from tasks.table_text import Lines, cell, comma_separated, latex, markdown, spread
 
@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+# What the title of a table says that is none of the published ones.
+OWN = " (own runs)"
 
 
 def values_of(table: Table, records: Sequence[Record], key: str) -> list[float]:
@@ -193,42 +195,53 @@ def _machine(environment: Record) -> str | None:
     return f"{model} ({device}, {instructions}, {some}, torch {torch})"
 
 
-def render(table: Table, dataset: str, runs: Runs) -> dict[str, str]:
+def render(table: Table, dataset: str, runs: Runs, *, published: bool = False) -> dict[str, str]:
     """The table of one data set as {"md", "tex", "csv"}."""
     paper = dataset == table.dataset and table.compares
     lines = (pivot_lines if table.pivot else main_lines)(table, runs, paper)
     title = table.title if dataset == table.dataset else f"{dataset}: {table.title.split(': ')[-1]}"
-    md = f"# {title}\n\n{markdown(lines)}\n"
+    md = f"# {title}{'' if published else OWN}\n\n{markdown(lines)}\n"
     if runs:
         md += f"{provenance(table, runs)}\n"
-        # It speaks of the table's own data.
-        md += f"\n{table.note.strip()}\n" if table.note and dataset == table.dataset else ""
+        # It speaks of the published numbers on the table's own data.
+        noted = published and table.note and dataset == table.dataset
+        md += f"\n{table.note.strip()}\n" if noted else ""
         parts = breakdown_lines(table, runs, paper)
         if len(parts) > 1:
             md += f"\n## By {table.breakdown}\n\n{markdown(parts)}"
-    md += f"\nMade by `python reproduce.py {table.key} --print`.\n"
+    md += (
+        f"\nMade by `python reproduce.py {table.key} {'--publish' if published else '--print'}`.\n"
+    )
     return {"md": md, "tex": latex(lines), "csv": comma_separated(lines)}
 
 
 def write_tables(
-    table: Table, results: Path, *, show: bool = True, empty: bool = True
+    table: Table,
+    results: Path,
+    *,
+    show: bool = True,
+    empty: bool = True,
+    published: bool = False,
+    asked: Asked | None = None,
 ) -> list[Path]:
-    """Write results/<table>.{md,tex,csv}, and one more set for each other data set.
+    """Write <results>/<table>.{md,tex,csv}, and one more set for each other data set.
 
     Args:
         table: what to write.
         results: folder of the result lines, and of the tables.
         show: print them too.
         empty: also write the table's own where nothing of it has run.
+        published: whether these are the published ones.
+        asked: see :func:`tasks.table_records.gather`.
     """
-    found = collect(table, results)
+    found = collect(table, results, asked)
     if empty:
         found.setdefault(table.dataset, {})
     results.mkdir(parents=True, exist_ok=True)
     written = []
     for dataset, stem in zip(found, _stems(table, list(found)), strict=True):
         runs = found[dataset]
-        for suffix, text in render(table, dataset, runs).items():
+        for suffix, text in render(table, dataset, runs, published=published).items():
             path = results / f"{stem}.{suffix}"
             path.write_text(text, encoding="utf-8")
             written.append(path)
@@ -237,7 +250,8 @@ def write_tables(
         if not table.compares and any(breakdown_of(r) for rs in runs.values() for r in rs):
             from tasks.figures import bars_by_part
 
-            written.append(bars_by_part(table, runs, results / f"{stem}.png"))
+            source = "" if published else OWN
+            written.append(bars_by_part(table, runs, results / f"{stem}.png", source=source))
     return written
 
 

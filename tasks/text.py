@@ -87,6 +87,11 @@ class Text(CNSNModule):
                 "vectors must be trained."
             )
 
+    @staticmethod
+    def describe_data(data: Any, network: dict[str, Any]) -> dict[str, Any]:
+        data.vectors(network["dimension"])  # They are a part of the data.
+        return CNSNModule.describe_data(data, network)
+
     def check_data(self, data: Any) -> None:
         super().check_data(data)
         if data.glove is not None:

@@ -1,7 +1,7 @@
 """`python -m tasks.text_curves imdb_sst2`: errors after each epoch, from the records of a table.
 
-Draws results/<table>_curves.png: a line a method, the band is one standard deviation over seeds.
-Writes results/<table>_epochs.md: every run at the epoch that the source's reviews alone choose.
+Draws <results>/<table>_curves.png: a line a method, the band is one standard deviation over seeds.
+Writes <results>/<table>_epochs.md: every run at the epoch that the source's reviews alone choose.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.figures import COLOURS
+from tasks.published import OWN, PUBLISHED
 from tasks.table_spec import Row, Table
 from tasks.table_text import markdown, spread
 from tasks.tables import collect
@@ -75,11 +76,12 @@ def write_best_epochs(table: Table, results: Path) -> Path:
         epochs = ", ".join(f"{point['epoch']:.0f}" for point in points)
         lines.append([row.network, row.name, *errors, epochs, str(len(points))])
     path = results / f"{table.key}_epochs.md"
+    published = " --publish" if results == PUBLISHED else ""
     path.write_text(
         f"# {table.dataset}: errors in % at the epoch with the fewest on IMDb, lower is better\n\n"
         f"{markdown(lines)}\nThe runs of the table above, each at its own epoch (in the order of "
         "seeds). IMDb's test reviews chose it, so that their column flatters every row; SST-2 "
-        f"chose nothing.\n\nMade by `python -m tasks.text_curves {table.key}`.\n",
+        f"chose nothing.\n\nMade by `python -m tasks.text_curves {table.key}{published}`.\n",
         encoding="utf-8",
     )
     return path
@@ -109,8 +111,10 @@ def _by_epoch(records: list[dict[str, Any]], key: str) -> dict[int, list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", help="a file's name in configs/paper or configs/studies")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--results", type=Path, default=OWN, help="folder of own results")
+    parser.add_argument("--publish", action="store_true", help="of the published results instead")
     options = parser.parse_args()
+    results = PUBLISHED if options.publish else options.results
     folders = (Path("configs/paper"), Path("configs/studies"))
     paths = [folder / f"{options.table}.yaml" for folder in folders]
     found = [path for path in paths if path.is_file()]
@@ -118,8 +122,8 @@ def main() -> None:
         parser.error(f"expected a table of the text task, but got {options.table!r}")
     try:
         table = Table.load(found[0])
-        print(draw_curves(table, options.results))
-        print(write_best_epochs(table, options.results))
+        print(draw_curves(table, results))
+        print(write_best_epochs(table, results))
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -1,10 +1,11 @@
 """`python -m tasks.report --out DIR`: one static HTML page of all results.
 
-    python -m tasks.report --out report                      # from results/
+    python -m tasks.report --out report                      # from runs/results/ and results/
     python -m tasks.report --out report --runs runs          # with curves and pictures of the runs
 
-DIR/index.html needs no network and no other file. From results/ come the tables, bars, heat maps
-and reliability diagrams; from run directories training curves, FixMatch's mask rate, segmentations
+DIR/index.html needs no network and no other file. From result lines, a user's own and the published
+ones, each in sections of their own, come the tables, bars, heat maps and reliability diagrams; from
+run directories training curves, FixMatch's mask rate, segmentations
 and the pictures of `python -m tasks.embeddings`, wherever under them they were written.
 """
 
@@ -17,11 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.own_results import asked_of
+from tasks.published import OWN, PUBLISHED
 from tasks.report.markup import Markup, page, sentence, tag
 from tasks.report.runs import Run, curves_section, embeddings_of, find_runs, pictures_section
 from tasks.report.sections import Group, markdown_parts, table_section
 from tasks.results import scan
 from tasks.table_records import gather
+from tasks.table_runs import Places
 from tasks.table_spec import Row, Table
 from tasks.tables import markdown, render
 
@@ -39,7 +43,14 @@ def load_tables(configs: Path) -> list[Table]:
     return [Table.load(path) for folder in folders for path in sorted(folder.glob("*.yaml"))]
 
 
-def groups_of(table: Table, results: Path, runs: Sequence[Run], remarks: list[str]) -> list[Group]:
+def groups_of(
+    table: Table,
+    results: Path,
+    runs: Sequence[Run],
+    remarks: list[str],
+    *,
+    published: bool = False,
+) -> list[Group]:
     """A group for each data set that the table's rows were measured on.
 
     Args:
@@ -47,16 +58,26 @@ def groups_of(table: Table, results: Path, runs: Sequence[Run], remarks: list[st
         results: folder of the result lines.
         runs: run directories, of all tables.
         remarks: takes what is to be said of lines that were passed over.
+        published: whether these lines are the published ones.
     """
     names = {table.run_name(row) for row in table.rows}
     own = [run for run in runs if run.task == table.task and run.name in names]
-    found, notes = gather(table, results)
+    # As a reproduction without any option asks for them.
+    asked = asked_of(Places())(table) if results.is_dir() else None
+    found, notes = gather(table, results, asked)
     remarks += notes
     if own and not found:
         # No test has followed them yet: on which data they run, the result lines will say.
         found = {table.dataset: {}}
     return [
-        Group(table, dataset, rows, render(table, dataset, rows)["md"], own)
+        Group(
+            table,
+            dataset,
+            rows,
+            render(table, dataset, rows, published=published)["md"],
+            own,
+            source="published" if published else "own",
+        )
         for dataset, rows in found.items()
     ]
 
@@ -102,8 +123,8 @@ def _other_group(task: str, dataset: str, runs: dict[str, list[Record]]) -> Grou
     return Group(table, dataset, {row.key: runs[row.name] for row in rows}, text)
 
 
-def build(results: Path, runs: Sequence[Path], configs: Path) -> str:
-    """The page's text.
+def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | None = None) -> str:
+    """The page's text; `published` is a folder of results beside the user's own.
 
     Raises:
         ValueError: there is nothing to show.
@@ -112,6 +133,9 @@ def build(results: Path, runs: Sequence[Path], configs: Path) -> str:
     remarks: list[str] = []
     tables = load_tables(configs)
     by_table = {table.key: groups_of(table, results, directories, remarks) for table in tables}
+    if published is not None:
+        for table in tables:
+            by_table[table.key] += groups_of(table, published, [], remarks, published=True)
     others = other_lines(tables, results, remarks)
     groups = [group for own in by_table.values() for group in own] + others
     sections = [_section(group) for group in groups]
@@ -119,7 +143,8 @@ def build(results: Path, runs: Sequence[Path], configs: Path) -> str:
     if pictures := embeddings_of(runs):
         heading = tag("h2", "Domain adaptation: embeddings")
         sections.append(("embeddings", "embeddings", Markup("".join([heading, *pictures]))))
-    sections += _further_tables(results, by_table)
+    for folder in (results, published):
+        sections += _further_tables(folder, by_table) if folder is not None else []
     remarks = list(dict.fromkeys(remarks))
     if not sections:
         raise ValueError(
@@ -137,6 +162,7 @@ def _section(group: Group) -> Section:
     name = group.table.key.replace("other-", "other: ")
     if group.dataset != group.table.dataset:
         name += f" on {group.dataset.partition(' (')[0]}"
+    name += f" ({group.source})" if group.source else ""
     anchor = "".join(c if c.isalnum() else "-" for c in f"{name} {group.dataset}".lower())
     return anchor, name.replace("_", " "), table_section(group)
 
@@ -211,12 +237,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="of result lines")
+    parser.add_argument("--results", type=Path, help=f"of own result lines ({OWN})")
+    parser.add_argument(
+        "--published", type=Path, help="of published ones (results/, where --results is not given)"
+    )
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of runs")
     parser.add_argument("--configs", type=Path, default=ROOT / "configs", help="of tables")
     options = parser.parse_args(arguments)
     try:
-        text = build(options.results, options.runs, options.configs)
+        published = options.published or (None if options.results else PUBLISHED)
+        text = build(options.results or OWN, options.runs, options.configs, published)
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / "index.html"
         # Whole or not at all: a reader may have it open.

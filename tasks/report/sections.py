@@ -37,6 +37,7 @@ class Group:
         runs: records of each row, by the row's key.
         markdown: the table as tasks/tables.py writes it.
         directories: run directories of its rows.
+        source: "own" or "published"; "" where there is nothing to tell apart.
     """
 
     table: Table
@@ -44,6 +45,7 @@ class Group:
     runs: Mapping[str, Sequence[Record]]
     markdown: str
     directories: Sequence[Run] = field(default_factory=tuple)
+    source: str = ""
 
     @property
     def rows(self) -> list[Row]:
@@ -76,6 +78,7 @@ class Group:
 def table_section(group: Group) -> Markup:
     """All that can be shown of a group; what is missing is left out with a sentence."""
     title, shown, folded = markdown_parts(group.markdown)
+    title += " (published)" if group.source == "published" else ""
     parts = [tag("h2", title), *shown]
     for name, make in (("bars", _bars), ("corruptions", _corruptions), ("bins", _reliability),
                        ("history", _history)):  # fmt: skip

@@ -1,6 +1,6 @@
 """Every test here keeps a promise to the user, and an audit counts them.
 
-    make audit          # the whole suite, slow tests included; writes results/audit.md
+    make audit          # the whole suite, slow tests included; writes runs/results/audit.md
 
 A test names its promise, ``@pytest.mark.promise("a killed run resumes bit-identically")``, or a
 file does for its tests, by ``pytestmark``. Tests with the same words share a row. Each parameter of
@@ -83,6 +83,7 @@ class Audit:
             terminalreporter.write_line("  ".join([name.ljust(widths[0]), *cells]))
         whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         if self.path and whole:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             Path(self.path).write_text(self.markdown())
         elif self.path:
             terminalreporter.write_line(f"Not written to {self.path}: the run was interrupted.")

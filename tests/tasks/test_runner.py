@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import reproduce
 from cnsn.nets import wide_resnet
 from tasks import runner
 from tasks.results import append_result, read_results
+from tasks.run_directory import portable
 from tasks.runner import Places, Run, row_states, run_all, runs_of
 from tasks.table_spec import Row, Table
 from tasks.tables import collect, render
@@ -23,7 +25,7 @@ from tasks.tables import collect, render
 # Appends to a file, and fails while a file of that name counts down.
 SCRIPT = """
 import pathlib, sys
-folder, title, digest, seed = sys.argv[1:]
+folder, title, row, seed = sys.argv[1:]
 name = title.partition(", ")[0]
 left = pathlib.Path(folder, "failures")
 n = int(left.read_text()) if left.exists() else 0
@@ -34,8 +36,9 @@ if n:
     sys.exit(n if n in (2, 66) else 1)
 sys.path.insert(0, ".")
 from tasks.results import append_result
-record = {"name": name, "config_hash": digest, "seed": int(seed), "dataset": "d"}
-record |= {"fingerprint": "f", "n_train": 2, "n_test": 1, "recipe": {}}
+record = {"name": name, "seed": int(seed), "dataset": "d"}
+record |= {"fingerprint": "f", "n_train": 2, "n_test": 1}
+record |= {"recipe": {"model": {"row": row}, "data": {"init_args": {}}}}
 record |= {"selection": "last epoch", "summary": {"mce": 0.5}}
 append_result(pathlib.Path(folder, "results", "toy.jsonl"), record)
 """
@@ -44,10 +47,14 @@ FINAL = {
     "fingerprint": "f",
     "n_train": 2,
     "n_test": 1,
-    "recipe": {},
+    "recipe": {"model": {"row": "CN"}, "data": {"init_args": {}}},
     "selection": "last epoch",
     "summary": {"mce": 0.5},
 }
+
+
+def recipe(run: Run) -> dict[str, Any]:
+    return {"seed_everything": run.seed, "model": {"row": run.row.name}, "data": {}}
 
 
 @pytest.fixture
@@ -55,11 +62,12 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Two rows with two seeds of a task that leaves a result line in no time."""
 
     def commands(run: Run) -> list[list[str]]:
-        arguments = [str(tmp_path), run.title, str(run.digest()), str(run.seed)]
+        arguments = [str(tmp_path), run.title, run.row.name, str(run.seed)]
         return [[sys.executable, "-c", SCRIPT, *arguments]]
 
     monkeypatch.setattr(Run, "commands", commands)
-    monkeypatch.setattr(Run, "digest", lambda run: f"{run.row.name}-{run.seed}")
+    monkeypatch.setattr(Run, "recipe", recipe)
+    monkeypatch.setattr(Run, "given_data", lambda run: None)
     rows = [Row(name=name, network="Net") for name in ("CN", "SN")]
     table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
     places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
@@ -78,13 +86,14 @@ def states(runs: list[Run]) -> list[str]:
 def test_only_what_is_missing_runs(tmp_path: Path, runs: list[Run]) -> None:
     final = FINAL | {"seed": 0, "name": "toys/Net/CN"}
     for record in (
-        final | {"name": "toys/Net/SN", "config_hash": "SN-0"},
+        final | {"name": "toys/Net/SN", "recipe": recipe(runs[1]) | {"data": {"init_args": {}}}},
         # None of these is a result of the row.
-        final | {"config_hash": "CN-0", "name": "others/Net/CN"},
-        final | {"config_hash": "CN-0", "fingerprint": None},
-        final | {"config_hash": "CN-0", "selection": "unfinished run"},
-        final | {"config_hash": "CN-0", "limited": 0.1},
-        final | {"config_hash": "CN-0", "summary": {"error": 0.5, "partial_mce": 0.5}},
+        final | {"name": "others/Net/CN"},
+        final | {"recipe": {"model": {"row": "SN"}, "data": {"init_args": {}}}},
+        final | {"fingerprint": None},
+        final | {"selection": "unfinished run"},
+        final | {"limited": 0.1},
+        final | {"summary": {"error": 0.5, "partial_mce": 0.5}},
     ):
         append_result(tmp_path / "results" / "toy.jsonl", record)
     assert states(runs) == ["not run", "done", "not run", "not run"]
@@ -163,15 +172,15 @@ if not saved.exists():
 """
 INTERRUPTED = """
 import pathlib, sys
-from tests.tasks.test_runner import FINAL, SAVING, SCRIPT
+from tests.tasks.test_runner import SAVING, SCRIPT, recipe
 from tasks.runner import Places, Run, run_all, runs_of
 from tasks.table_spec import Row, Table
 folder = pathlib.Path(sys.argv[1])
 def commands(run):
-    arguments = [str(folder), run.title, str(run.digest()), str(run.seed)]
+    arguments = [str(folder), run.title, run.row.name, str(run.seed)]
     return [[sys.executable, "-c", code, *arguments] for code in (SAVING, SCRIPT)]
 Run.commands = commands
-Run.digest = lambda run: f"{run.row.name}-{run.seed}"
+Run.recipe, Run.given_data = recipe, lambda run: None
 rows = [Row(name=name, network="Net") for name in ("CN", "SN")]
 table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
 places = Places(runs=folder / "runs", results=folder / "results")
@@ -234,7 +243,7 @@ def test_a_row_may_test_what_another_one_trained(
     assert run_all([tests, trains], jobs=1, gpus=[], retries=0) == []
     assert attempts(tmp_path) == ["toys/Net/CN, seed 0", "toys/Net/AdaBN, seed 0"]
     monkeypatch.undo()
-    monkeypatch.setattr(Run, "digest", lambda run: f"{run.row.name}-{run.seed}")
+    monkeypatch.setattr(Run, "digests", lambda run: (f"{run.row.name}-{run.seed}",))
     (fit, test), (own_fit, own_test) = tests.commands(), trains.commands()
     assert fit == own_fit and "--name=toys/Net/AdaBN" in test
     place = f"{tmp_path}/runs/toy/toys/Net/CN/seed0-CN-0/checkpoints/last.ckpt"
@@ -264,8 +273,8 @@ def test_a_row_of_pretrained_weights_is_tested_once_and_never_trained(
         ("given", 0), ("trained", 0), ("trained", 1)
     ]  # fmt: skip
     lines = tmp_path / "results" / "classification.jsonl"
-    other = {**FINAL, "name": "toys/Net/given", "config_hash": runs[0].digest(), "seed": 0}
-    append_result(lines, {**other, "summary": {"error": 0.5}})
+    other = {**FINAL, "name": "toys/Net/given", "recipe": portable(runs[0].recipe() or {})}
+    append_result(lines, {**other, "seed": 0, "summary": {"error": 0.5}})
     assert states(runs) == ["not run"] * 3
     assert run_all(runs[:1], jobs=1, gpus=[], retries=0) == []
     assert states(runs) == ["done", "not run", "not run"]
@@ -332,9 +341,9 @@ TINY = ["--trainer.max_steps=2", "--trainer.max_epochs=null", "--trainer.acceler
 def test_from_a_row_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, cluster: list[str]
 ) -> None:
-    monkeypatch.chdir(root)
-    places = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]
-    command = ["quickstart", "--seeds=1", "--rows", "CN", *places]
+    """From any working directory, below which runs and results lie."""
+    monkeypatch.chdir(tmp_path)
+    command = ["quickstart", "--seeds=1", "--rows", "CN"]
     options = ["--options", *TINY]
     if cluster:
         submit = runner.slurm_submit
@@ -342,9 +351,10 @@ def test_from_a_row_to_the_table(
             reproduce, "slurm_submit", lambda *a, **k: [j.result() for j in submit(*a, **k)]
         )
     assert reproduce.main([*command, *cluster, *options]) == 0
-    (record,) = read_results(tmp_path / "results" / "classification.jsonl")
+    results = tmp_path / "runs" / "results"
+    (record,) = read_results(results / "classification.jsonl")
     assert record["finished"]["steps"] == 2
     reproduce.main([*command, "--print"])
-    text = (tmp_path / "results" / "quickstart.md").read_text()
+    text = (results / "quickstart.md").read_text()
     assert f"| WideResNet-10-1 | CN | {100 * record['summary']['error']:.1f} |" in text
     assert "| WideResNet-10-1 | SN | not run |" in text
