@@ -28,7 +28,7 @@ from benchmarks.table import save
 from cnsn import CNSNSpec, crossnorm_active, insert
 from data.randomness import generator_for
 from data.scenes import SOURCE, write_scenes
-from data.segmentation_labels import read_label
+from data.segmentation_label_files import read_label
 from data.segmentation_layouts import Pair, open_collection
 from data.segmentation_resized import write_resized
 from data.segmentation_sets import TrainingCrops, read_image

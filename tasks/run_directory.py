@@ -201,7 +201,8 @@ def portable(recipe: Config) -> Config:
     """
     data = recipe["data"]
     options = dict(data.get("init_args", {}))
-    named, defaults = {}, {}
+    named: dict[str, str] = {}
+    defaults: Config = {}
     if "class_path" in data:
         kind = _named(data["class_path"])
         named = getattr(kind, "NAMED", {})
