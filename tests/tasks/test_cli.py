@@ -298,6 +298,7 @@ def corrupt_folder(cifar: Path, n: int = 40) -> Path:
         ("--ckpt_path=/nowhere/a.ckpt", ["/nowhere/a.ckpt"]),
         ("--config=configs/absent.yaml", ["absent.yaml"]),
         ("--seed_everything=-1", ["seed_everything", "-1"]),
+        ("--trainer.default_root_dir=x", ["`trainer.default_root_dir`", "--runs", "--results"]),
     ],
 )
 def test_bad_options_end_with_one_sentence(
