@@ -54,8 +54,7 @@ def test_averaged_weights_and_a_users_checkpoints(
     whole = options("text", data, tmp_path / "whole", AVERAGED)
     parts = options("text", data, tmp_path / "parts", AVERAGED)
     succeeded(warm.run("text", ["fit", *whole]))
-    planned = [Fault("step", 3, "SIGTERM"), Fault("validation", 0, "SIGTERM")]
-    for fault in [*planned, Fault("step", 7, "SIGINT")]:
+    for fault in (Fault("validation", 0, "SIGTERM"), Fault("step", 7, "SIGINT")):
         process = warm.run("text", ["fit", *parts], fault)
         assert process.code == 128 + getattr(signal, fault.do), process.output()
     succeeded(warm.run("text", ["fit", *parts]))
@@ -65,12 +64,11 @@ def test_averaged_weights_and_a_users_checkpoints(
         assert torch.equal(current, found[1]["current_model_state"][name]), name
     epochs = {"epoch=0-step=5.ckpt": 5, "epoch=1-step=10.ckpt": 10}
     assert epochs.items() <= kept(tmp_path / "whole").items() == kept(tmp_path / "parts").items()
-    # Each of them can be tested.
+    # Each of them can be tested, though `test` saves none.
     first = run_directory(tmp_path / "parts") / "checkpoints" / "kept" / "epoch=0-step=5.ckpt"
-    succeeded(warm.run("text", ["test", *parts]))
     succeeded(warm.run("text", ["test", *parts, f"--ckpt_path={first}"]))
-    selections = [line["selection"] for line in results_of("text", tmp_path / "parts")]
-    assert selections == ["last epoch", "given: epoch=0-step=5"]
+    (line,) = results_of("text", tmp_path / "parts")
+    assert line["selection"] == "given: epoch=0-step=5"
 
 
 def test_a_run_that_was_to_stop_does_not_go_on(warm: Launcher, data: Path, tmp_path: Path) -> None:
@@ -105,11 +103,8 @@ def digest(*more: str) -> str:
 @pytest.mark.parametrize(
     ("more", "golden"),
     [
-        ((), "5361d9bf"),
         ((*OTHERS, "--data.eval_batch_size=7"), "5361d9bf"),
         ((*OTHERS, "--trainer.callbacks=[{class_path: LearningRateMonitor}]"), "5361d9bf"),
-        (("--model.cnsn.kind=cnsn", "--seed_everything=3"), "debf7815"),
-        (("--trainer.val_check_interval=0.5",), "3ad62359"),
         ((*OTHERS, OPTION), "3dd303af"),
         (
             (
@@ -134,7 +129,6 @@ def test_what_decides_when_to_stop_identifies_a_run() -> None:
         digest(stop, "--trainer.check_val_every_n_epoch=2"),
         digest(stop, plain, "--trainer.limit_val_batches=2"),
         digest(stop, plain, "--trainer.limit_val_batches=2", "--data.eval_batch_size=7"),
-        digest(stop, plain, "--trainer.val_check_interval=0.5"),
     ]
     assert len({*found}) == len(found)
     assert digest(stop, plain, "--data.eval_batch_size=7") == found[0]

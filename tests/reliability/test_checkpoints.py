@@ -282,8 +282,7 @@ def test_a_run_leaves_alone_what_it_cannot_read(warm: Launcher, data: Path, tmp_
     command = options("text", data, tmp_path)
     succeeded(warm.run("text", ["fit", *command, "--save_every=4"]))
     folder = run_directory(tmp_path) / "checkpoints"
-    target = tmp_path / "target"
-    os.replace(folder / "last.ckpt", target)
+    (folder / "last.ckpt").unlink()
     (folder / "last.ckpt").symlink_to("/proc/self/mem")  # Reading it fails, whoever does.
     for subcommand in ("fit", "test"):
         process = warm.run("text", [subcommand, *command])
@@ -292,8 +291,6 @@ def test_a_run_leaves_alone_what_it_cannot_read(warm: Launcher, data: Path, tmp_
         assert "previous.ckpt, the checkpoint" not in process.output()
     assert (folder / "last.ckpt").is_symlink() and not list(folder.glob("*.damaged"))
     assert (folder.parent / "finished.json").is_file()
-    os.replace(target, folder / "last.ckpt")
-    succeeded(warm.run("text", ["test", *command]))
 
 
 def test_every_bit_of_the_weights_is_guarded(last: Path) -> None:

@@ -22,18 +22,16 @@ def test_a_run_that_is_only_readable(warm: Launcher, data: Path, tmp_path: Path)
     """Everything that a test writes beside its line has a place where nothing can be written."""
     command = options("segmentation", data, tmp_path, "--trainer.max_epochs=1")
     succeeded(warm.run("segmentation", ["fit", *command]))
-    succeeded(warm.run("segmentation", ["test", *command]))
     run = run_directory(tmp_path)
     shutil.rmtree(run / "metrics")
     (run / "metrics").touch()
     for name in ("confusion.json", "iou_by_class.png"):
-        (run / name).unlink()
         (run / name).mkdir()
     output = succeeded(warm.run("segmentation", ["test", *command]))
     for name in ("metrics/version_0", "confusion.json", "iou_by_class.png"):
         assert output.count(f"{run / name} is not written (") == 1
-    first, second = results_of("segmentation", tmp_path)
-    assert first == second
+    (line,) = results_of("segmentation", tmp_path)
+    assert line["selection"] == "last epoch" and 0 <= line["summary"]["target_miou"] <= 1
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
