@@ -20,7 +20,7 @@ GONE = {errno.EPIPE, errno.EIO}  # of a pipe, of a terminal
 class _Unread(io.FileIO):
     """Writes to nowhere from the moment that the reader has gone."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
