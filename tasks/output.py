@@ -20,9 +20,9 @@ GONE = {errno.EPIPE, errno.EIO}  # of a pipe, of a terminal
 class _Unread(io.FileIO):
     """Writes to nowhere from the moment that the reader has gone."""
 
-    def write(self, data: Any, /) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data) or 0
+            return super().write(data)
         except OSError as error:
             if error.errno not in GONE:
                 raise

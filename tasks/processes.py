@@ -163,7 +163,9 @@ def _is_alive(alive: threading.Event) -> bool:
 
 def _saves() -> bool:
     """Whether the main thread writes a checkpoint, or waits for the one that does."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    main = threading.main_thread().ident
+    assert main is not None
+    frame = sys._current_frames().get(main)
     while frame is not None and frame.f_code.co_name != "save_checkpoint":
         frame = frame.f_back
     return frame is not None
