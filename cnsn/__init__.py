@@ -1,6 +1,5 @@
 """CrossNorm and SelfNorm (Tang et al., ICCV 2021): layers, and their insertion into networks."""
 
-from cnsn import functional, losses
 from cnsn.backbones import register_block
 from cnsn.checkpoint import load_official
 from cnsn.insert import CNSNSpec, crossnorm_active, crossnorm_sites, insert

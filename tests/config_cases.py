@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.table_runs import Places, Run
-from tasks.table_spec import Table
+from tasks.tables.spec import Table
+from tasks.tables.states import Places, Run
 from tests.fakes import (
     reviews,
     write_cifar,

@@ -12,7 +12,8 @@ from PIL import Image
 from scipy import io as scipy_io
 from torchvision.datasets import imagenet as published
 
-from data import imagenet_layout, imagenet_sets
+from data.imagenet import layout as imagenet_layout
+from data.prepare import imagenet as imagenet_sets
 from tests.archive_bytes import gz, tar_bytes
 
 CLASSES = ("n01440764", "n01443537")

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.downloads import download
+from data.prepare.download import download
 
 # Three reads long and different everywhere, so that a piece that is missing, doubled or out of
 # place shows.

@@ -12,8 +12,8 @@ import yaml
 
 from cnsn import CNSNSpec, insert
 from cnsn.insert import crossnorm_sites
-from tasks.runner import Run
-from tasks.table_spec import Row, Table
+from tasks.tables.runner import Run
+from tasks.tables.spec import Row, Table
 
 # Network; data set; position, crop, p and k of CN, the position of SN, then as CN's for CNSN,
 # CNSN with consistency and CNSN with AugMix. Positions are the scripts' words.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cli import expected_recipe
-from tasks.readme import command_for, fill, main
+from tasks.engine.cli import expected_recipe
+from tasks.tables.readme import command_for, fill, main
 
 
 def test_parts_are_made_from_the_results(
@@ -25,7 +25,7 @@ def test_parts_are_made_from_the_results(
     with pytest.raises(ValueError, match=r"reproduce\.py squares"):
         fill("<!-- results/squares.md -->\n<!-- end -->", tmp_path)
     (tmp_path / "README.md").write_text("<!-- results/soak.md -->\n<!-- end -->")
-    monkeypatch.setattr("tasks.readme.ROOT", tmp_path)
+    monkeypatch.setattr("tasks.tables.readme.ROOT", tmp_path)
     assert main(["--check"]) == 2
     assert "`python -m tests.reliability.soak --record results`" in capsys.readouterr().err
 
@@ -53,7 +53,7 @@ def test_readme_shows_the_results_as_they_are(root: Path) -> None:
     changed = subprocess.run(status, cwd=root, capture_output=True, text=True)
     if changed.returncode or changed.stdout:
         pytest.skip("results/ holds runs that are not committed: their user's, not README's")
-    assert main(["--check"]) == 0, "run `python -m tasks.readme`"
+    assert main(["--check"]) == 0, "run `python -m tasks.tables.readme`"
 
 
 def test_readme_names_only_files_and_modules_that_exist(root: Path) -> None:

@@ -6,7 +6,7 @@
 DIR/index.html needs no network and no other file. From result lines, a user's own and the published
 ones, each in sections of their own, come the tables, bars, heat maps and reliability diagrams; from
 run directories training curves, FixMatch's mask rate, segmentations
-and the pictures of `python -m tasks.embeddings`, wherever under them they were written.
+and the pictures of `python -m tasks.adaptation.embeddings`, wherever under them they were written.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.own_results import asked_of
-from tasks.published import OWN, PUBLISHED
+from tasks import ROOT
+from tasks.engine.results import OWN, PUBLISHED, scan
 from tasks.report.markup import Markup, page, sentence, tag
 from tasks.report.runs import Run, curves_section, embeddings_of, find_runs, pictures_section
 from tasks.report.sections import Group, markdown_parts, table_section
-from tasks.results import scan
-from tasks.table_records import gather
-from tasks.table_runs import Places
-from tasks.table_spec import Row, Table
-from tasks.tables import markdown, render
+from tasks.tables.lines import gather
+from tasks.tables.own import asked_of
+from tasks.tables.render import markdown, render
+from tasks.tables.spec import Row, Table
+from tasks.tables.states import Places
 
-ROOT = Path(__file__).resolve().parents[2]
 Record = dict[str, Any]
 Section = tuple[str, str, Markup]
 TITLE = "CrossNorm and SelfNorm: results"
@@ -220,9 +219,7 @@ def _what_is_missing(
         if "segmentation" not in tasks:
             parts.append(sentence("No segmentations: there is no run of the segmentation task."))
     if not embeddings:
-        text = (
-            "No embeddings: `python -m tasks.embeddings` draws them, into a folder under the runs."
-        )
+        text = "No embeddings: `python -m tasks.adaptation.embeddings` draws them, below the runs."
         parts.append(sentence(text.replace("`", "")))
     if remarks:
         parts += [tag("h3", "Passed over"), tag("ul", *(tag("li", text) for text in remarks))]

@@ -232,7 +232,7 @@ EMBEDDINGS = {
 
 
 def embeddings_of(folders: Iterable[Path]) -> list[Markup]:
-    """The pictures of ``python -m tasks.embeddings`` that lie in or under `folders`."""
+    """The pictures of ``python -m tasks.adaptation.embeddings`` that lie in or under `folders`."""
     found = sorted({p for folder in folders for p in folder.resolve().rglob("tsne.png")})
     figures = [
         picture(first.with_name(name), title, first.parent.name)

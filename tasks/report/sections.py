@@ -20,7 +20,7 @@ from tasks.report.charts import (
 )
 from tasks.report.markup import Markup, grid, paragraph, parse_markdown, sentence, table, tag
 from tasks.report.runs import Run, curves_section, pictures_section
-from tasks.table_spec import Row, Table
+from tasks.tables.spec import Row, Table
 
 __all__ = ["Group", "markdown_parts", "pooled_ece", "table_section"]
 
@@ -35,7 +35,7 @@ class Group:
         table: whose rows they are.
         dataset: the data set that they were measured on.
         runs: records of each row, by the row's key.
-        markdown: the table as tasks/tables.py writes it.
+        markdown: the table as tasks/tables/render.py writes it.
         directories: run directories of its rows.
         source: "own" or "published"; "" where there is nothing to tell apart.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tasks.figures import COLOURS
+from tasks.engine.plotting import COLOURS
 from tasks.visualize.features import Exchange
 from tasks.visualize.shift import Distances
 

@@ -13,10 +13,10 @@ import json
 import numpy as np
 import torch
 
-from data.corruptions import ALL_CORRUPTIONS, corrupt
-from data.generated_domains import CLASSES, DOMAINS, draw
+from data.corruptions.recipes import ALL_CORRUPTIONS, corrupt
+from data.generated.domains import CLASSES, DOMAINS, draw
+from data.generated.scene_drawing import draw_scene
 from data.randomness import generator_for
-from data.scene_drawing import draw_scene
 
 __all__ = ["digests"]
 

@@ -9,12 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data.augmentations import Augmentation, AugMix, AutoAugment, CutMix, Cutout, Mixup, check_order
-from data.augmix import augmix
-from data.autoaugment import _NAMES, _parameter, autoaugment
-from data.classification import Digits
+from data.augmentations.augmix import augmix
+from data.augmentations.autoaugment import _NAMES, _parameter, autoaugment
+from data.augmentations.randaugment import fixmatch_strong
+from data.augmentations.steps import (
+    Augmentation,
+    AugMix,
+    AutoAugment,
+    CutMix,
+    Cutout,
+    Mixup,
+    check_order,
+)
+from data.classification.digits import Digits
 from data.images import normalise
-from data.randaugment import fixmatch_strong
 from data.randomness import derive_seed, sample_uniform
 from tests.data.test_tensor_ops import pictures
 

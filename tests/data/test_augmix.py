@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.pil_operations import augmix_value, pil_operation
-from data.augmix import POOL, augmix, draw_plan, mix_chains
+from data.augmentations.augmix import POOL, augmix, draw_plan, mix_chains
 from data.randomness import sample_uniform
 from tests.data.test_tensor_ops import from_pil, pictures, to_pil
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.checksums import DownloadError, format_bytes, verify
+from data.files import format_bytes
+from data.prepare.download import DownloadError, verify
 from tests.local_server import CONTENT, MD5, SHA256, SIZE
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from data.cifar import is_original, read_cifar
-from data.classification import CIFAR
+from data.classification.cifar import CIFAR, is_original, read_cifar
 from data.errors import DataNotFoundError
 from tests.fakes import write_cifar
 

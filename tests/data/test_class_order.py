@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.image_folder import has_two_orders, list_images
-from tasks.adaptation import main as adapt
-from tasks.classification import main
-from tasks.results import read_results
+from data.imagenet.folders import has_two_orders, list_images
+from tasks.adaptation.module import main as adapt
+from tasks.classification.module import main
+from tasks.engine.results import read_results
 from tests.command_line import places, refusal
 
 pytestmark = pytest.mark.usefixtures("in_the_repository")

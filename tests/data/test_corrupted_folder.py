@@ -10,10 +10,11 @@ import torch
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data import corrupted_folder, imagenet
-from data.corruptions import corrupt
-from data.imagenet import ImageNet
-from data.prepare import main
+from data.corruptions.recipes import corrupt
+from data.imagenet import corrupted as corrupted_folder
+from data.imagenet import module as imagenet
+from data.imagenet.module import ImageNet
+from data.prepare.__main__ import main
 from tests.fakes import CLASS_NAMES, write_imagenet
 
 NAMES = ("gaussian_noise", "contrast")

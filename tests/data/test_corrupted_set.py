@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import corrupted_set
-from data.corrupted_set import open_corrupted, origin_of, write_corrupted
-from data.corruptions import corrupt
+from data.corruptions import arrays as corrupted_set
+from data.corruptions.arrays import open_corrupted, origin_of, write_corrupted
+from data.corruptions.recipes import corrupt
 from data.errors import DataNotFoundError
 
 NAMES = ("fog", "gaussian_noise")

@@ -18,8 +18,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
-from data.corruption_fields import plasma
-from data.corruptions import ALL_CORRUPTIONS, CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
+from data.corruptions.fields import plasma
+from data.corruptions.recipes import ALL_CORRUPTIONS, CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 from data.randomness import derive_seed
 
 Reference = Callable[[np.ndarray, int, torch.Generator], np.ndarray]

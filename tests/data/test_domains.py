@@ -14,15 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from data import domains, loading
-from data.domain_folders import KNOWN, find_domains, pair_of, title_of
-from data.domain_images import centre_crop, crop_and_flip, read_images
-from data.domain_sets import SETS
-from data.domains import DomainPair, PairSchedule
+from data import loading
+from data.augmentations.crops import centre_crop, crop_and_flip
+from data.domains import module as domains
+from data.domains.folders import KNOWN, find_domains, pair_of, title_of
+from data.domains.images import read_images
+from data.domains.module import DomainPair, PairSchedule
 from data.errors import DataNotFoundError
-from data.generated_domains import CLASSES, DOMAINS, draw
+from data.generated.domains import CLASSES, DOMAINS, draw
 from data.images import ImageTensor
-from data.prepare import main as prepare
+from data.prepare.__main__ import main as prepare
+from data.prepare.domains import SETS
 from tests.fakes import write_domains
 
 TWO = {"art": {"cat": 3, "dog": 2, "owl": 2}, "photo": {"bee": 2, "cat": 4, "dog": 3}}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import draws as draws_module
-from data.draws import Draws, PairedSchedule, draw_hash, draw_labelled, labels_by_class
+from data.fixmatch import draws as draws_module
+from data.fixmatch.draws import Draws, PairedSchedule, draw_hash, draw_labelled, labels_by_class
 from data.images import ImageTensor
 from data.loading import NumberedLoader
 

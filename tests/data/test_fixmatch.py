@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import fixmatch
-from data.fixmatch import Digits
+from data.fixmatch import module as fixmatch
+from data.fixmatch.module import Digits
 
 
 def first_batches(data: Digits, count: int = 3) -> list[dict[str, Any]]:

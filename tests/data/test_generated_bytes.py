@@ -22,7 +22,7 @@ OLDEST = {
 
 
 def test_generated_data_have_their_golden_bytes() -> None:
-    """Where they must change, `data.corrupted_set.GENERATOR` is raised, and the file made anew."""
+    """Must they change, `data.corruptions.arrays.GENERATOR` is raised, and the file made anew."""
     assert digests() == json.loads(GOLDEN.read_text())
 
 

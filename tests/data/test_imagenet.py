@@ -11,11 +11,11 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data import imagenet_layout
 from data.errors import DataNotFoundError
-from data.folder_batches import random_box
-from data.image_folder import FolderImages
-from data.imagenet import ImageNet
+from data.imagenet import layout as imagenet_layout
+from data.imagenet.batches import random_box
+from data.imagenet.folders import FolderImages
+from data.imagenet.module import ImageNet
 from data.images import Group
 from tests.fakes import CLASS_NAMES, TWO_CORRUPTIONS, write_imagenet, write_imagenet_c
 
@@ -114,7 +114,7 @@ def test_a_crop_is_the_box_that_torchvision_would_resize(folders: Path) -> None:
     data = module(folders, flip=False)
     data.setup("fit")
     dataset = data.training_set()
-    from data.folder_batches import DRAWS
+    from data.imagenet.batches import DRAWS
     from data.randomness import derive_seed, sample_uniform
 
     batch = dataset.draw([5, 17], 3)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import imagenet_layout, imagenet_sets, prepare
-from data.imagenet import ImageNet
-from data.prepare import main
+from data.imagenet import layout as imagenet_layout
+from data.imagenet.module import ImageNet
+from data.prepare import __main__ as prepare
+from data.prepare import imagenet as imagenet_sets
+from data.prepare.__main__ import main
 from tests.fakes import write_imagenet, write_imagenet_c
 from tests.imagenet_archives import (
     CLASSES,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from data import classification, fixmatch
-from data.classification import ImageClassificationData
-from data.corrupted_set import write_corrupted
+from data.classification.module import ImageClassificationData
+from data.corruptions.arrays import write_corrupted
 from data.errors import DataNotFoundError
-from data.imagenet import ImageNet
+from data.imagenet.module import ImageNet
 from tests.fakes import TWO_CORRUPTIONS, write_cifar, write_imagenet, write_imagenet_c
 
 CIFARS = (classification.CIFAR, fixmatch.CIFAR)

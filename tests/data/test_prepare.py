@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import cifar_sets, prepare
-from data.catalogue import Made, Published, RemoteFile
-from data.checksums import difference
-from data.cifar import CIFARName, read_cifar
-from data.prepare import main
+from data.classification.cifar import CIFARName, read_cifar
+from data.prepare import __main__ as prepare
+from data.prepare import cifar as cifar_sets
+from data.prepare.__main__ import main
+from data.prepare.catalogue import Made, Published, RemoteFile
+from data.prepare.download import difference
 from tests.fakes import write_cifar
 from tests.local_server import serving
 
@@ -544,7 +545,7 @@ def test_the_published_cifar_is_recognised_by_its_checksums(
 
 
 def write_arrays(folder: Path, count: int = 2) -> None:
-    from data.corruptions import ALL_CORRUPTIONS
+    from data.corruptions.recipes import ALL_CORRUPTIONS
 
     folder.mkdir(parents=True)
     for name in ALL_CORRUPTIONS:

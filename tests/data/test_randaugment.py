@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pil_operations import fixmatch_value, pil_cutout, pil_operation
-from data.randaugment import POOL, fixmatch_strong, fixmatch_weak
+from data.augmentations.randaugment import POOL, fixmatch_strong, fixmatch_weak
 from data.randomness import derive_seed, sample_uniform
 from tests.data.test_tensor_ops import from_pil, pictures, to_pil
 

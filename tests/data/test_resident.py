@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmarks.waiting_cases import cases
 from data import classification, fixmatch
-from data.augmentations import AugMix, Cutout
-from data.imagenet import ImageNet
-from tasks.cli import expected_recipe
+from data.augmentations.steps import AugMix, Cutout
+from data.imagenet.module import ImageNet
+from tasks.engine.cli import expected_recipe
 from tests.fakes import write_cifar, write_imagenet
 
 Make = Callable[[bool], Any]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.prepare import main
+from data.generated.scene_drawing import draw_scene
+from data.generated.scenes import write_scenes
+from data.prepare.__main__ import main
 from data.randomness import generator_for
-from data.scene_drawing import draw_scene
-from data.scenes import write_scenes
-from data.segmentation_labels import LABELS
-from data.segmentation_layouts import open_collection
-from data.segmentation_sets import read_pair
+from data.segmentation.labels import LABELS
+from data.segmentation.layouts import open_collection
+from data.segmentation.sets import read_pair
 
 
 def scene(domain: str, number: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from data import loading
-from data import segmentation as module
 from data.errors import DataNotFoundError
-from data.segmentation import SourceAndTarget
-from data.segmentation_sets import read_image, size_batches
+from data.segmentation import module
+from data.segmentation.module import SourceAndTarget
+from data.segmentation.sets import read_image, size_batches
 from tests.segmentation_fakes import street, write_cityscapes, write_gta5
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.segmentation_label_files import check_part, read_label
-from data.segmentation_labels import COLOURS, LabelError, LabelKind
+from data.segmentation.label_files import check_part, read_label
+from data.segmentation.labels import COLOURS, LabelError, LabelKind
 from tests.data.test_segmentation_labels import TRAIN_ID_OF
 from tests.segmentation_fakes import palette_image
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.segmentation_label_files import read_label
-from data.segmentation_labels import (
+from data.segmentation.label_files import read_label
+from data.segmentation.labels import (
     CLASSES,
     COLOURS,
     LABELS,

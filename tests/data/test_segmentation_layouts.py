@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import segmentation_layouts, segmentation_splits
 from data.errors import DataNotFoundError
-from data.segmentation_layouts import Collection, find_layout, open_collection
-from data.segmentation_sets import read_pair
+from data.segmentation import layouts as segmentation_layouts
+from data.segmentation import splits as segmentation_splits
+from data.segmentation.layouts import Collection, find_layout, open_collection
+from data.segmentation.sets import read_pair
 from tests.segmentation_fakes import street, write_cityscapes, write_gta5, write_split
 
 
@@ -61,7 +62,7 @@ def test_mapped_labels_of_gta5(tmp_path: Path) -> None:
     for path in (root / "labels").iterdir():
         mapped = segmentation_layouts.Path(root / "labels_mapped" / path.name)
         mapped.parent.mkdir(exist_ok=True)
-        from data.segmentation_label_files import read_label
+        from data.segmentation.label_files import read_label
 
         Image.fromarray(read_label(path, "ids")).save(mapped)
         path.unlink()

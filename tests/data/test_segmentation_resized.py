@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.prepare import main
-from data.segmentation_layouts import open_collection
-from data.segmentation_sets import read_pair
+from data.prepare.__main__ import main
+from data.segmentation.layouts import open_collection
+from data.segmentation.sets import read_pair
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 
 

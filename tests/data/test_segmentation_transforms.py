@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from data.randomness import generator_for
-from data.segmentation_transforms import JointTransform
+from data.segmentation.transforms import JointTransform
 
 FILL = (10, 20, 30)
 

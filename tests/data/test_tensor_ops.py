@@ -1,4 +1,4 @@
-"""data.tensor_ops against Pillow."""
+"""data.augmentations.operations against Pillow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.pil_operations import pil_affine, pil_cutout, pil_operation
-from data import tensor_ops
-from data.tensor_geometry import Resampling, affine, cutout
-from data.tensor_ops import OPERATIONS, Operation, apply_operations
+from data.augmentations import operations as tensor_ops
+from data.augmentations.geometry import Resampling, affine, cutout
+from data.augmentations.operations import OPERATIONS, Operation, apply_operations
 
 # Parameters over the whole range of AugMix, FixMatch and AutoAugment, and beyond at the ends.
 VALUES = {

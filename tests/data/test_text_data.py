@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from data import text_cache
 from data.errors import DataNotFoundError
-from data.text import IMDbToSST2
-from data.text_batches import EncodedTexts, bucketed_order, evaluation_order, padding_share
-from data.text_cache import open_corpus
-from data.text_glove import read_glove
+from data.text import cache as text_cache
+from data.text.batches import EncodedTexts, bucketed_order, evaluation_order, padding_share
+from data.text.cache import open_corpus
+from data.text.glove import read_glove
+from data.text.module import IMDbToSST2
 from tests.fakes import reviews, write_imdb, write_sst2
 
 

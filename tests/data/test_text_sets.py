@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from data import prepare
-from data.catalogue import Published
 from data.errors import DataNotFoundError
-from data.text_imdb import read_imdb
-from data.text_sst2 import read_sst2
-from data.text_tokens import tokenise
+from data.prepare import __main__ as prepare
+from data.prepare.catalogue import Published
+from data.text.imdb import read_imdb
+from data.text.sst2 import read_sst2
+from data.text.tokens import tokenise
 from tests.fakes import reviews, write_imdb, write_sst2
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.text_tokens import PAD, UNKNOWN, Vocabulary, clean, tokenise, undo_treebank
+from data.text.tokens import PAD, UNKNOWN, Vocabulary, clean, tokenise, undo_treebank
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from data.classification import Digits
-from tasks import cli
+from data.classification.digits import Digits
+from tasks.engine import cli
 from tests.reliability.config_cases import BASES, Mistake, by_hand, generated, module_of
 
 pytestmark = pytest.mark.promise("a mistake in a configuration is one sentence, before any work")

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from data import transfer
-from data.checksums import DownloadError
-from data.downloads import download
+from data.prepare import download as transfer
+from data.prepare.download import DownloadError, download
 from tests.local_server import (
     CONTENT,
     HALF,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from cnsn import CNSNSpec, CrossNorm
-from data import classification, domains, draws, fixmatch, loading, segmentation, text
-from data.augmentations import CutMix, Cutout, Mixup
+from data import classification, domains, fixmatch, loading, segmentation, text
+from data.augmentations.steps import CutMix, Cutout, Mixup
+from data.fixmatch import draws
 from data.loading import ResumableDataModule
-from tasks.base import CNSNModule, CrossNormTraining
-from tasks.optim import OptimizerSpec
+from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.engine.optim import OptimizerSpec
 
 pytestmark = pytest.mark.promise(
     "global batches, their order and augmentation do not depend on the number of processes"

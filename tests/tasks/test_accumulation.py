@@ -15,9 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.waiting_cases import Case, cases
 from cnsn.nets import wide_resnet
 from data import classification
-from data.text_tokens import PAD
-from tasks.classification import Classification
-from tasks.optim import OptimizerSpec
+from data.text.tokens import PAD
+from tasks.classification.module import Classification
+from tasks.engine.optim import OptimizerSpec
 from tests.reliability.test_world_size import as_process
 
 # Task: batches of a step, and images of a batch where the case's own number would not do.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import wide_resnet
-from tasks.adabn import _Statistics, kept_batch_norm, reestimate_batch_norm
+from tasks.engine.adabn import _Statistics, kept_batch_norm, reestimate_batch_norm
 
 
 def data(n: int = 25) -> Tensor:

@@ -19,13 +19,14 @@ from cnsn import CNSNSpec
 from cnsn.functional import instance_stats
 from cnsn.insert import crossnorm_sites
 from cnsn.nets import NarrowResNet
-from data import domains, generated_domains
-from tasks.adaptation import Adaptation, main
-from tasks.adversary import AdversarySpec
-from tasks.base import CrossNormTraining
-from tasks.results import read_results
-from tasks.table_records import collect, stands
-from tasks.table_spec import Row, Table
+from data.domains import module as domains
+from data.generated import domains as generated_domains
+from tasks.adaptation.adversary import AdversarySpec
+from tasks.adaptation.module import Adaptation, main
+from tasks.engine.base import CrossNormTraining
+from tasks.engine.results import read_results
+from tasks.tables.lines import collect, stands
+from tasks.tables.spec import Row, Table
 from tests.command_line import stop_and_resume
 
 SOURCE = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -14,10 +14,9 @@ from torch import Tensor
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
 from data.randomness import derive_seed
-from tasks.adversarial import adversarial_images
-from tasks.attacks import AttackSpec
-from tasks.base import CrossNormTraining
-from tasks.classification import Classification, main
+from tasks.classification.attacks import AttackSpec, adversarial_images
+from tasks.classification.module import Classification, main
+from tasks.engine.base import CrossNormTraining
 from tests.command_line import places, refusal
 from tests.tasks.test_cli import DIGITS, SHORT, final_state
 

@@ -12,18 +12,13 @@ from torchmetrics.classification import MulticlassCalibrationError
 from cnsn import CNSNSpec
 from cnsn.layers import Crop
 from cnsn.nets import wide_resnet
-from data.corruptions import CORRUPTIONS
-from data.imagenet_layout import ALEXNET_ERRORS
-from tasks.base import CrossNormTraining
-from tasks.classification import Classification
-from tasks.metrics import (
-    GroupedErrors,
-    clean_and_corrupted,
-    mean_over_corruptions,
-    reliability,
-    summarise,
-)
-from tasks.optim import OptimizerSpec, schedule_factor
+from data.corruptions.recipes import CORRUPTIONS
+from data.imagenet.layout import ALEXNET_ERRORS
+from tasks.classification.module import Classification
+from tasks.engine.base import CrossNormTraining
+from tasks.engine.conditions import clean_and_corrupted, mean_over_corruptions, summarise
+from tasks.engine.metrics import GroupedErrors, reliability
+from tasks.engine.optim import OptimizerSpec, schedule_factor
 from tasks.report.sections import pooled_ece
 
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 import yaml
 
-from data.cifar import read_cifar
-from data.corrupted_set import GENERATOR
-from tasks.classification import Classification, main
-from tasks.cli import TaskCLI
-from tasks.results import is_final, read_results
-from tasks.run_directory import RunDirectory
+from data.classification.cifar import read_cifar
+from data.corruptions.arrays import GENERATOR
+from tasks.classification.module import Classification, main
+from tasks.engine.cli import TaskCLI
+from tasks.engine.results import is_final, read_results
+from tasks.runs.directory import RunDirectory
 from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import write_cifar
 
@@ -91,7 +91,7 @@ def by_hand(directory: Path) -> float:
     """Clean error of the stored weights, without the suite's loaders and metrics."""
     from cnsn import CNSNSpec, insert
     from cnsn.nets import wide_resnet
-    from data.classification import Digits
+    from data.classification.digits import Digits
 
     state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     net = insert(wide_resnet(depth=10, width=1), CNSNSpec(kind="cnsn", crop="both")).eval()

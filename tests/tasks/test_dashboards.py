@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import yaml
 
-from data.corruptions import CORRUPTIONS
-from tasks import dashboards, wandb_logger
-from tasks.cli import TaskCLI, expected_recipe
-from tasks.dashboards import Panel, Spec, workspace_of
-from tasks.run_titles import Titles
-from tasks.wandb_logger import DashboardLogger, best_of, offline_without_key
+from data.corruptions.recipes import CORRUPTIONS
+from tasks.dashboards import __main__ as dashboards
+from tasks.dashboards import logger as wandb_logger
+from tasks.dashboards.__main__ import Panel, Spec, workspace_of
+from tasks.dashboards.logger import DashboardLogger, best_of, offline_without_key
+from tasks.engine.cli import TaskCLI, expected_recipe
+from tasks.engine.titles import Titles
 from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, Case
 from tests.dashboard_files import OfflineRun
@@ -355,7 +356,7 @@ def case_of(task: str) -> Case:
 def complete_corruptions(root: Path) -> list[str]:
     import numpy as np
 
-    from data.cifar import read_cifar
+    from data.classification.cifar import read_cifar
 
     folder = root / "CIFAR-10-C"
     folder.mkdir()

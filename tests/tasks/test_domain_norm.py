@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import NarrowResNet
-from tasks.adversary import (
+from tasks.adaptation.adversary import (
     AdversarySpec,
     DomainDiscriminator,
     captured_features,
     classifier_of,
 )
-from tasks.domain_norm import Target, part_domains, two_domains
+from tasks.adaptation.domain_norm import Target, part_domains, two_domains
 
 SOURCE = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TARGET = 3 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 2

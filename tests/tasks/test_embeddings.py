@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from data import generated_domains
-from tasks.adaptation import main as adaptation
-from tasks.domain_figures import confusion_figure, mistakes_figure
-from tasks.embeddings import TrainedRun, lay_out, main
-from tasks.results import read_results
+from data.generated import domains as generated_domains
+from tasks.adaptation.embeddings import TrainedRun, lay_out, main
+from tasks.adaptation.figures import confusion_figure, mistakes_figure
+from tasks.adaptation.module import main as adaptation
+from tasks.engine.results import read_results
 
 
 @pytest.fixture(scope="module")

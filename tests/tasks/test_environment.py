@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-import tasks.environment
-from tasks.classification import Classification, main
-from tasks.environment import environment
-from tasks.results import fault_of, read_results
-from tasks.trained_in import TrainedIn
+import tasks.runs.environment
+from tasks.classification.module import Classification, main
+from tasks.engine.results import fault_of, read_results
+from tasks.runs.environment import environment
+from tasks.runs.trained_in import TrainedIn
 from tests.command_line import Interruption, interrupt, places
 
 DIGITS = [
@@ -31,7 +31,7 @@ DIGITS = [
     "--data.corruptions=[]",
 ]
 
-PRINT = "from tasks.environment import git_commit; print(git_commit())"
+PRINT = "from tasks.runs.environment import git_commit; print(git_commit())"
 
 
 def test_the_commit_is_marked_where_the_code_differs(tmp_path: Path, root: Path) -> None:
@@ -125,14 +125,14 @@ def test_steps_of_a_checkpoint_that_does_not_say_are_unknown(
 
 def work_at(patch: pytest.MonkeyPatch, commit: str, threads: int) -> None:
     """Let the next run find another commit, and another number of threads."""
-    patch.setattr(tasks.environment, "commit_at_start", lambda: commit)
+    patch.setattr(tasks.runs.environment, "commit_at_start", lambda: commit)
     patch.setattr(torch, "get_num_threads", lambda: threads)
 
 
 def test_the_commit_is_that_of_the_code_which_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks.environment.commit_at_start.cache_clear()
-    monkeypatch.setattr(tasks.environment, "git_commit", lambda: "loaded")
+    tasks.runs.environment.commit_at_start.cache_clear()
+    monkeypatch.setattr(tasks.runs.environment, "git_commit", lambda: "loaded")
     TrainedIn()
-    monkeypatch.setattr(tasks.environment, "git_commit", lambda: "committed later")
+    monkeypatch.setattr(tasks.runs.environment, "git_commit", lambda: "committed later")
     assert environment(torch.device("cpu"))["commit"] == "loaded"
-    tasks.environment.commit_at_start.cache_clear()
+    tasks.runs.environment.commit_at_start.cache_clear()

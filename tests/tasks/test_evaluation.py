@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import wide_resnet
-from data.classification import Arrays, ImageClassificationData
+from data.classification.module import Arrays, ImageClassificationData
 from data.images import Group
-from tasks.attacks import AttackSpec, attack
-from tasks.classification import Classification
-from tasks.metrics import GroupedErrors
+from tasks.classification.attacks import AttackSpec, attack
+from tasks.classification.module import Classification
+from tasks.engine.metrics import GroupedErrors
 from tests.fakes import learnable_images
 
 FOG, SNOW = Group("fog", 1), Group("snow", 1)

@@ -23,13 +23,13 @@ from torch import Tensor
 from cnsn import CNSNSpec
 from cnsn.insert import crossnorm_sites
 from cnsn.nets import wide_resnet
-from data.fixmatch import Digits
-from tasks.base import CrossNormTraining
-from tasks.fixmatch import CrossNormRows, FixMatch, main
-from tasks.pseudo_labels import PseudoLabels, pseudo_label
-from tasks.results import read_results
-from tasks.runner import Run
-from tasks.table_spec import Table
+from data.fixmatch.module import Digits
+from tasks.engine.base import CrossNormTraining
+from tasks.engine.results import read_results
+from tasks.fixmatch.module import CrossNormRows, FixMatch, main
+from tasks.fixmatch.pseudo_labels import PseudoLabels, pseudo_label
+from tasks.tables.runner import Run
+from tasks.tables.spec import Table
 from tests.command_line import places, stop_and_resume
 from tests.fakes import write_cifar
 

@@ -19,14 +19,14 @@ from torchvision.models import ResNet50_Weights, resnet50
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import wide_resnet
-from data import imagenet
-from data.corruptions import CORRUPTIONS
+from data.corruptions.recipes import CORRUPTIONS
 from data.errors import NO_DATA
-from data.imagenet_layout import ALEXNET_ERRORS
-from tasks.classification import Classification, main
-from tasks.cli import expected_recipe
-from tasks.results import read_results
-from tasks.table_spec import Table
+from data.imagenet import module as imagenet
+from data.imagenet.layout import ALEXNET_ERRORS
+from tasks.classification.module import Classification, main
+from tasks.engine.cli import expected_recipe
+from tasks.engine.results import read_results
+from tasks.tables.spec import Table
 from tests.command_line import Interruption, interrupt, refusal
 from tests.conftest import ROOT
 from tests.fakes import CLASS_NAMES, TWO_CORRUPTIONS, write_imagenet, write_imagenet_c

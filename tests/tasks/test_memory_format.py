@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.memory_format import PointwiseConv2d, use_memory_format
-from tasks.segmentation_networks import SmallFPN
+from tasks.engine.memory import PointwiseConv2d, use_memory_format
+from tasks.segmentation.networks import SmallFPN
 
 DEBUG = "libc_malloc_debug.so.0"
 # Every block of memory is checked as it is freed; one written beyond its end ends the process.

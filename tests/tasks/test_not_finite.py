@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from benchmarks.waiting_cases import Case, cases
 from cnsn.nets import wide_resnet
-from tasks.classification import main
-from tasks.metrics import GroupedErrors
-from tasks.same_run import RunCheckpoint
-from tasks.segmentation_inference import NO_CLASS, EvaluationSpec, segment
-from tasks.segmentation_metrics import ConfusionMatrices
+from tasks.classification.module import main
+from tasks.engine.metrics import GroupedErrors
+from tasks.runs.same_run import RunCheckpoint
+from tasks.segmentation.inference import NO_CLASS, EvaluationSpec, segment
+from tasks.segmentation.metrics import ConfusionMatrices
 from tests.command_line import places, refusal
 
 TASKS = {

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from cnsn import CNSNSpec, insert
 from cnsn.checkpoint import convert
 from cnsn.nets import wide_resnet
-from data.classification import Digits
-from tasks.classification import main
-from tasks.results import read_results
+from data.classification.digits import Digits
+from tasks.classification.module import main
+from tasks.engine.results import read_results
 from tests.command_line import places
 
 OPTIONS = [

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import MultiStepLR, PolynomialLR
 
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
-from tasks.base import CNSNModule, CrossNormTraining
-from tasks.optim import OptimizerSpec, _fused, build_optimizer, decay_groups, schedule_factor
+from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.engine.optim import OptimizerSpec, _fused, build_optimizer, decay_groups, schedule_factor
 
 
 def rates(spec: OptimizerSpec, steps: int) -> list[float]:

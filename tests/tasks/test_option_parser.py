@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.classification import main
-from tasks.cli import expected_recipe
+from tasks.classification.module import main
+from tasks.engine.cli import expected_recipe
 
 pytestmark = pytest.mark.usefixtures("in_the_repository")
 

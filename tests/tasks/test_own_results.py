@@ -10,14 +10,14 @@ import pytest
 from scipy import stats
 
 import reproduce
-from tasks.agreement import LEVEL, agreement, chance
-from tasks.own_results import asked_of, publish_tables, show
+from tasks.engine.results import append_result, read_results
 from tasks.report.__main__ import build
-from tasks.results import append_result, read_results
-from tasks.table_records import collect
-from tasks.table_runs import Places, Run, _roots
-from tasks.table_spec import Row, Table
-from tasks.time_left import TimeLeft
+from tasks.tables.agreement import LEVEL, agreement, chance
+from tasks.tables.lines import collect
+from tasks.tables.own import asked_of, publish_tables, show
+from tasks.tables.spec import Row, Table
+from tasks.tables.states import Places, Run, _roots
+from tasks.tables.time_left import TimeLeft
 from tests.tasks.report_fakes import record, write_configs
 
 RECIPE = {"trainer": {"max_epochs": 2}, "model": {}, "data": {"init_args": {}}}

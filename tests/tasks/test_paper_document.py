@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 import reproduce
-from data.corruptions import CORRUPTIONS
-from tasks import row_states
-from tasks.costs import amount, operations_of
-from tasks.paper_tables import write_document
-from tasks.results import append_result
-from tasks.row_states import describe, row_states_of
-from tasks.run_directory import portable
-from tasks.table_records import collect, gather
-from tasks.table_runs import Places, Run
-from tasks.table_spec import Row, Table
-from tasks.table_text import escaped
-from tasks.tables import write_tables
+from data.corruptions.recipes import CORRUPTIONS
+from tasks.engine.results import append_result
+from tasks.runs.recipe import portable
+from tasks.tables import listing as row_states
+from tasks.tables.cells import escaped
+from tasks.tables.costs import amount, operations_of
+from tasks.tables.document import write_document
+from tasks.tables.lines import collect, gather
+from tasks.tables.listing import describe, row_states_of
+from tasks.tables.render import write_tables
+from tasks.tables.spec import Row, Table
+from tasks.tables.states import Places, Run
 
 
 @pytest.fixture(scope="module")

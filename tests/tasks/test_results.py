@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tasks.logged_media import log_matrix
-from tasks.results import append_result, is_final, scan
-from tasks.run_directory import RunDirectory
+from tasks.engine.media import log_matrix
+from tasks.engine.results import append_result, is_final, scan
+from tasks.runs.directory import RunDirectory
 from tests.tasks.test_tables import record
 
 # What no number was measured for.

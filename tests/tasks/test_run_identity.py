@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from data.errors import NO_DATA
-from tasks.classification import main
-from tasks.cli import expected_recipe
-from tasks.results import append_result, read_results
-from tasks.row_states import describe, row_states_of
-from tasks.run_directory import RunDirectory, digests_of
-from tasks.runner import HOPELESS, Places, row_states, runs_of
-from tasks.table_spec import Row, Table
+from tasks.classification.module import main
+from tasks.engine.cli import expected_recipe
+from tasks.engine.results import append_result, read_results
+from tasks.runs.directory import RunDirectory
+from tasks.runs.recipe import digests_of
+from tasks.tables.listing import describe, row_states_of
+from tasks.tables.runner import HOPELESS, Places, row_states, runs_of
+from tasks.tables.spec import Row, Table
 from tests.command_line import places, refusal
 from tests.fakes import write_cifar
 

@@ -15,12 +15,12 @@ from filelock import FileLock
 
 import reproduce
 from cnsn.nets import wide_resnet
-from tasks import runner
-from tasks.results import append_result, read_results
-from tasks.run_directory import portable
-from tasks.runner import Places, Run, row_states, run_all, runs_of
-from tasks.table_spec import Row, Table
-from tasks.tables import collect, render
+from tasks.engine.results import append_result, read_results
+from tasks.runs.recipe import portable
+from tasks.tables import runner
+from tasks.tables.render import collect, render
+from tasks.tables.runner import Places, Run, row_states, run_all, runs_of
+from tasks.tables.spec import Row, Table
 
 # Appends to a file, and fails while a file of that name counts down.
 SCRIPT = """

@@ -16,15 +16,15 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from cnsn import CNSNSpec, crossnorm_active, insert, load_official
 from cnsn.insert import crossnorm_sites
 from cnsn.layers import CrossNorm, SelfNorm
-from data.segmentation_labels import CLASSES, train_ids
-from tasks.base import CrossNormTraining
-from tasks.optim import OptimizerSpec
-from tasks.segmentation import Segmentation, pixel_cross_entropy
-from tasks.segmentation_inference import EvaluationSpec, centre_of, segment
-from tasks.segmentation_metrics import ConfusionMatrices, iou_of
-from tasks.segmentation_networks import FCNResNet50, SmallFPN, SMPNetwork
-from tasks.segmentation_pictures import Example, error_map, grid, log_examples, overlay
-from tasks.segmentation_weights import as_classifier
+from data.segmentation.labels import CLASSES, train_ids
+from tasks.engine.base import CrossNormTraining
+from tasks.engine.optim import OptimizerSpec
+from tasks.segmentation.inference import EvaluationSpec, centre_of, segment
+from tasks.segmentation.metrics import ConfusionMatrices, iou_of
+from tasks.segmentation.module import Segmentation, pixel_cross_entropy
+from tasks.segmentation.networks import FCNResNet50, SmallFPN, SMPNetwork
+from tasks.segmentation.pictures import Example, error_map, grid, log_examples, overlay
+from tasks.segmentation.weights import as_classifier
 
 METHOD = CNSNSpec(kind="cnsn", position="residual", cn_position="out", crop="style")
 

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import nn
 
 from cnsn import insert
-from data.segmentation_labels import CLASSES, train_ids
+from data.segmentation.labels import CLASSES, train_ids
 from reproduce import TABLES
-from tasks.results import is_final, read_results
-from tasks.segmentation import Segmentation, main
-from tasks.segmentation_networks import SmallFPN
-from tasks.segmentation_overlays import main as compare
-from tasks.table_spec import Table
+from tasks.engine.results import is_final, read_results
+from tasks.segmentation.module import Segmentation, main
+from tasks.segmentation.networks import SmallFPN
+from tasks.segmentation.overlays import main as compare
+from tasks.tables.spec import Table
 from tests.command_line import refusal, stop_and_resume
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 from tests.tasks.test_segmentation import METHOD
@@ -270,7 +270,7 @@ def test_labels_that_mean_something_else(
 
 # With dropout, whose draws must not depend on what came before.
 DROPOUT = [
-    "--model.network=tasks.segmentation_networks.SMPNetwork",
+    "--model.network=tasks.segmentation.networks.SMPNetwork",
     "--model.network.init_args.arch=fpn",
     "--model.network.init_args.encoder=resnet18",
 ]

@@ -14,9 +14,9 @@ import torch
 
 from data.images import ImageTensor
 from data.loading import NumberedLoader
-from tasks.classification import Classification, main
-from tasks.results import read_results
-from tasks.speed import SpeedMonitor, in_words, peak_memory
+from tasks.classification.module import Classification, main
+from tasks.engine.results import read_results
+from tasks.engine.speed import SpeedMonitor, in_words, peak_memory
 
 
 class Clock:

@@ -12,11 +12,11 @@ from torch import Tensor
 from benchmarks.synchronisation import first_wait
 from benchmarks.waiting_cases import Case, cases
 from cnsn.nets import wide_resnet
-from data.classification import Digits
-from tasks.classification import Classification
-from tasks.numerics import WatchClasses, WatchNumbers
-from tasks.progress import Curves, progress_bar
-from tasks.speed import SpeedMonitor
+from data.classification.digits import Digits
+from tasks.classification.module import Classification
+from tasks.engine.progress import Curves, progress_bar
+from tasks.engine.speed import SpeedMonitor
+from tasks.runs.nonfinite import WatchClasses, WatchNumbers
 
 TRAINING = [
     "classification",

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks.results import append_result, read_results
-from tasks.table_records import stands
-from tasks.table_spec import Row, Table
-from tasks.tables import breakdown_of, collect, write_tables
+from tasks.engine.results import append_result, read_results
+from tasks.tables.lines import stands
+from tasks.tables.render import breakdown_of, collect, write_tables
+from tasks.tables.spec import Row, Table
 
 EACH = {"baseline": 0.30, "CN": 0.20}
 

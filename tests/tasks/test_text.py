@@ -15,14 +15,14 @@ import torch
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import TextCNN
-from data.text_sst2 import read_sst2
-from data.text_tokens import Vocabulary, tokenise
-from tasks.results import read_results
-from tasks.table_spec import Table
-from tasks.text import Text, main
-from tasks.text_curves import _by_epoch, draw_curves, write_best_epochs
-from tasks.text_curves import main as curves
-from tasks.text_metrics import TextMetrics, summarise, wilson_interval
+from data.text.sst2 import read_sst2
+from data.text.tokens import Vocabulary, tokenise
+from tasks.engine.results import read_results
+from tasks.tables.curves import _by_epoch, draw_curves, write_best_epochs
+from tasks.tables.curves import main as curves
+from tasks.tables.spec import Table
+from tasks.text.metrics import TextMetrics, summarise, wilson_interval
+from tasks.text.module import Text, main
 from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import reviews, write_imdb, write_sst2
 

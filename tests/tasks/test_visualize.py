@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cnsn import SelfNorm
-from tasks.classification import main as classification
+from tasks.classification.module import main as classification
 from tasks.visualize.__main__ import main
 from tasks.visualize.exchange import bundled_photographs, exchanged, read_photograph
 from tasks.visualize.features import decode, exchange_at

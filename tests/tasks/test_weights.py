@@ -9,9 +9,9 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import allconv, densenet40, resnext29, wide_resnet
-from tasks.base import CNSNModule, CrossNormTraining
-from tasks.optim import OptimizerSpec
-from tasks.weights import load_weights, named_state_dict
+from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.engine.optim import OptimizerSpec
+from tasks.engine.weights import load_weights, named_state_dict
 
 
 def test_a_file_is_loaded_before_insertion(tmp_path: Path) -> None:
