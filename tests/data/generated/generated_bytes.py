@@ -1,6 +1,6 @@
 """SHA-256 of generated data, to compare with golden values and between processors.
 
-    python -m tests.data.generated.generated_bytes  # prints them as JSON, as the golden file has them
+    python -m tests.data.generated.generated_bytes  # prints them as JSON, as in the golden file
 
 Not collected: a process chooses its processor's instructions before it imports anything.
 """
