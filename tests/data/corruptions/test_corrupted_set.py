@@ -79,7 +79,7 @@ def test_interrupted_by_an_error_then_continued(
 SCRIPT = """
 import sys, numpy as np
 from pathlib import Path
-from data.corrupted_set import write_corrupted
+from data.corruptions.arrays import write_corrupted
 NAMES = ("fog", "snow", "frost", "gaussian_noise", "contrast", "saturate")
 if __name__ == "__main__":
     images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)

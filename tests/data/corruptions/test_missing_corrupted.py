@@ -24,7 +24,7 @@ Make = Callable[..., ImageClassificationData]
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     words: list[str] = []
-    monkeypatch.setattr("data.classification.rank_zero_info", words.append)
+    monkeypatch.setattr("data.classification.module.rank_zero_info", words.append)
     return words
 
 

@@ -168,7 +168,7 @@ def test_shares_are_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SHARE = """
 import sys, torch
-from tasks.adabn import reestimate_batch_norm
+from tasks.engine.adabn import reestimate_batch_norm
 from tests.tasks.engine.test_adabn import chain, data
 
 rank, folder = int(sys.argv[1]), sys.argv[2]

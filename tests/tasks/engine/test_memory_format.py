@@ -17,7 +17,7 @@ DEBUG = "libc_malloc_debug.so.0"
 # Every block of memory is checked as it is freed; one written beyond its end ends the process.
 STEP = """
 import torch
-from tasks.memory_format import use_memory_format
+from tasks.engine.memory import use_memory_format
 from tasks.segmentation_networks import SmallFPN
 
 torch.set_num_threads(1)

@@ -310,7 +310,7 @@ def test_a_torchvision_name_is_fetched_from_its_cache(
     source = random_resnet("resnet50")
     name = "ResNet50_Weights.IMAGENET1K_V1"
     published = {name: dict(source.state_dict())}
-    monkeypatch.setattr("tasks.segmentation_weights.named_state_dict", published.__getitem__)
+    monkeypatch.setattr("tasks.segmentation.weights.named_state_dict", published.__getitem__)
     assert same(Segmentation(FCNResNet50(), weights=name).network.backbone, source)
     whole = torchvision.models.segmentation.fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True

@@ -35,7 +35,7 @@ if n:
     left.write_text(str(n - 1))
     sys.exit(n if n in (2, 66) else 1)
 sys.path.insert(0, ".")
-from tasks.results import append_result
+from tasks.engine.results import append_result
 record = {"name": name, "seed": int(seed), "dataset": "d"}
 record |= {"fingerprint": "f", "n_train": 2, "n_test": 1}
 record |= {"recipe": {"model": {"row": row}, "data": {"init_args": {}}}}
@@ -173,8 +173,8 @@ if not saved.exists():
 INTERRUPTED = """
 import pathlib, sys
 from tests.tasks.tables.test_runner import SAVING, SCRIPT, recipe
-from tasks.runner import Places, Run, run_all, runs_of
-from tasks.table_spec import Row, Table
+from tasks.tables.runner import Places, Run, run_all, runs_of
+from tasks.tables.spec import Row, Table
 folder = pathlib.Path(sys.argv[1])
 def commands(run):
     arguments = [str(folder), run.title, run.row.name, str(run.seed)]
