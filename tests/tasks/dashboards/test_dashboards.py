@@ -27,7 +27,7 @@ from tasks.engine.cli import TaskCLI, expected_recipe
 from tasks.engine.titles import Titles
 from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, Case
-from tests.dashboard_files import OfflineRun
+from tests.tasks.dashboards.recorder import Told, listen
 
 
 @pytest.fixture(autouse=True)
@@ -42,21 +42,23 @@ def finish() -> None:
     wandb.finish()
 
 
-def offline_runs(folder: Path) -> list[OfflineRun]:
-    """In the order in which they ended, once another process has written all of them."""
+def on_disk(folder: Path, *words: str) -> bool:
+    """Whether each run is on the disk with these words, once another process has written them."""
     end = time.monotonic() + 60
     while True:
-        paths = sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_ctime_ns)
-        runs = [OfflineRun(path) for path in paths]
-        if all(run.complete for run in runs) or time.monotonic() > end:
-            return runs
+        files = [path.read_bytes() for path in folder.rglob("*.wandb")]
+        if files and all(word.encode() in file for file in files for word in words):
+            return True
+        if time.monotonic() > end:
+            return False
         time.sleep(0.2)
 
 
 def test_a_run_on_disk_has_all_that_a_dashboard_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fitted in two starts and tested: read back from what was written."""
+    """Fitted in two starts and tested."""
+    begun = listen(monkeypatch)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     task: Any = importlib.import_module("tasks.classification")
@@ -76,7 +78,8 @@ def test_a_run_on_disk_has_all_that_a_dashboard_shows(
     finish()
     task.main(["test", *options, "--data.corruptions=[contrast,fog]"])
     finish()
-    first, second, test = offline_runs(tmp_path / "runs")
+    first, second, test = begun
+    assert on_disk(tmp_path / "runs", first.id, first.group.partition(",")[0], "error")
     assert first.id == second.id != test.id == f"{first.id}-test"
     steps = [
         [values["trainer/global_step"] for values in run.history if "train/loss" in values]
@@ -109,7 +112,8 @@ def test_a_run_on_disk_has_all_that_a_dashboard_shows(
 
 
 def test_two_methods_are_two_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one YAML: read back from what their runs have written."""
+    """Of one YAML."""
+    begun = listen(monkeypatch)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     task: Any = importlib.import_module("tasks.classification")
     for options in (["--model.cnsn.kind=cn", "--model.crossnorm.p=0.25"], ["--seed_everything=1"]):
@@ -121,7 +125,7 @@ def test_two_methods_are_two_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ])  # fmt: skip
         finish()
     net, rest, steps = "WideResNet depth=10 width=1", "batch_size=100", "max_epochs=30 max_steps=1"
-    assert {run.group: run.name for run in offline_runs(tmp_path / "runs")} == {
+    assert {run.group: run.name for run in begun} == {
         f"classification/Digits/{net}/{method}, {rest} {steps}": (
             f"{method}, {rest}, {net}, Digits, {steps}, seed {seed}"
         )
@@ -191,10 +195,13 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_online(monkeypatch: pytest.MonkeyPatch, base: str, folder: Path) -> Any:
-    """The run that the logger begins with a key, and what it was begun with."""
+def run_online(
+    monkeypatch: pytest.MonkeyPatch, base: str, folder: Path
+) -> tuple[list[dict[str, Any]], list[Told]]:
+    """What the logger begins its runs with where there is a key, and those that begin."""
     import wandb
 
+    runs = listen(monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", base)
@@ -211,7 +218,7 @@ def run_online(monkeypatch: pytest.MonkeyPatch, base: str, folder: Path) -> Any:
     logger = DashboardLogger(save_dir=str(folder), group="g", job_type="fit")
     logger.log_metrics({"train/loss": 0.5, "val/iou": float("nan")}, 0)
     finish()
-    return begun
+    return begun, runs
 
 
 def test_without_a_network_a_run_goes_to_disk_at_once(
@@ -220,11 +227,11 @@ def test_without_a_network_a_run_goes_to_disk_at_once(
 ) -> None:  # fmt: skip
     caplog.set_level(logging.INFO)
     base = f"http://127.0.0.1:{closed_port()}"
-    (begun,) = run_online(monkeypatch, base, tmp_path)
+    (begun,), (run,) = run_online(monkeypatch, base, tmp_path)
     assert begun["mode"] == "offline", "the library, which would wait, is not asked"
     said = [text for text in caplog.messages if "W&B" in text]
     assert len(said) == 1 and f"{base} does not answer" in said[0] and "wandb sync" in said[0]
-    (run,) = offline_runs(tmp_path)
+    assert on_disk(tmp_path, "g", "train/loss")
     assert run.group == "g" and "train/loss" in run.names
     assert "val/iou" not in run.names, "NaN is no value"
 
@@ -252,13 +259,13 @@ def test_a_service_that_refuses_a_run_is_done_without(
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        first, second = run_online(monkeypatch, f"http://127.0.0.1:{server.server_port}", tmp_path)
+        base = f"http://127.0.0.1:{server.server_port}"
+        (first, second), (run,) = run_online(monkeypatch, base, tmp_path)
         server.shutdown()
     assert "mode" not in first and first["settings"].init_timeout == 30
     assert second["mode"] == "offline" and first["id"] == second["id"]
     assert sum("permission denied" in text for text in caplog.messages) == 1
-    (run,) = offline_runs(tmp_path)
-    assert run.id == first["id"] and run.complete
+    assert run.id == first["id"] and on_disk(tmp_path, run.id, "train/loss")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +382,7 @@ def test_every_metric_of_a_workspace_is_logged(
     case = case_of(task)
     DATA[case.data][0](tmp_path / "data")
     options = case.arguments(tmp_path / "data", tmp_path)
-    options += ["--trainer.logger=tests.dashboard_files.Recorder"]
+    options += ["--trainer.logger=tests.tasks.dashboards.recorder.Recorder"]
     if task == "classification":
         options += complete_corruptions(tmp_path / "data")
         options += ["--model.crossnorm.p=1"]

@@ -79,7 +79,6 @@ def test_publishing_is_asked_for_and_adds_each_line_once(
     text = (places.published / "small.md").read_text()
     # The seeds of both; of one that both have, the line that was added last.
     assert "| CN | 5.0 ± 0.0 |" in text and "| 4 |" in text and "own runs" not in text
-    assert "Made by `python reproduce.py small --publish`." in text
     assert (places.published / "tables.csv").is_file()
     assert not (places.results / "small.md").exists()
 

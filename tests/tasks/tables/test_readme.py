@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engine.cli import expected_recipe
-from tasks.tables.readme import command_for, fill, main
+from tasks.tables.readme import fill, main
 
 
 def test_parts_are_made_from_the_results(
@@ -28,24 +28,6 @@ def test_parts_are_made_from_the_results(
     monkeypatch.setattr("tasks.tables.readme.ROOT", tmp_path)
     assert main(["--check"]) == 2
     assert "`python -m tests.reliability.soak --record results`" in capsys.readouterr().err
-
-
-def test_a_missing_part_is_made_by_the_command_that_made_it(root: Path) -> None:
-    """The commands that the files themselves name, up to their options."""
-    found = sorted((root / "results").glob("*.md"))
-    assert len(found) > 15
-    for path in found:
-        command = command_for(path.stem)
-        if path.stem not in ("audit", "soak"):
-            (made,) = re.findall(r"Made by `(.*?)`", path.read_text())
-            words = command.removesuffix(f" --out results/{path.name}").split()
-            assert made.split()[: len(words)] == words, path
-    rule = re.search(r"^audit:.*\n\t(.*)", (root / "Makefile").read_text(), re.MULTILINE)
-    assert command_for("audit") == "make audit AUDIT=results/audit.md"
-    assert rule and "--audit $(AUDIT)" in rule[1]
-    soak = (root / "tests" / "reliability" / "soak.py").read_text()
-    assert command_for("soak") == "python -m tests.reliability.soak --record results"
-    assert '"--record"' in soak and "soak.md" in soak
 
 
 def test_readme_shows_the_results_as_they_are(root: Path) -> None:
