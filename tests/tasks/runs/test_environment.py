@@ -46,8 +46,8 @@ def test_the_commit_is_marked_where_the_code_differs(tmp_path: Path, root: Path)
             command, cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    (tmp_path / "tasks").mkdir()
-    for name in ("__init__.py", "environment.py"):
+    (tmp_path / "tasks" / "runs").mkdir(parents=True)
+    for name in ("__init__.py", "runs/__init__.py", "runs/environment.py"):
         shutil.copy(root / "tasks" / name, tmp_path / "tasks" / name)
     assert found() == "None"
     (tmp_path / "results").mkdir()
@@ -59,7 +59,7 @@ def test_the_commit_is_marked_where_the_code_differs(tmp_path: Path, root: Path)
     assert found() == commit
     (tmp_path / "results" / "a.jsonl").write_text("{}\n{}")
     assert found() == commit
-    with (tmp_path / "tasks" / "environment.py").open("a") as file:
+    with (tmp_path / "tasks/runs/environment.py").open("a") as file:
         file.write("# changed")
     assert found() == commit + "+"
 
