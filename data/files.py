@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ __all__ = [
     "only_one",
     "open_image",
     "read_record",
+    "replacing",
     "require_writable",
     "say",
     "to_rgb",
@@ -219,9 +221,36 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
     """Write it whole or not at all; to be called by one process at a time."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        file.write(json_text(content) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(json_text(content) + "\n")
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = True, mark: object = "") -> Iterator[Path]:
+    """Yields a hidden place beside `path` for a file or folder, which becomes `path`, whole.
+
+    Where the block fails, `path` is as it was. What a killed process left at that place goes first.
+
+    Args:
+        path: an old file may be there, or an empty folder.
+        sync: a file is on the disk before; False for one of thousands, which are made anew.
+        mark: keeps apart processes that may write the same at the same time.
+    """
+    part = path.with_name(f".{path.name}{mark}.part")
+    _remove(part)
+    try:
+        yield part
+        if sync and part.is_file():
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    elif part.exists():
+        part.unlink()

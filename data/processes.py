@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Literal
 
 __all__ = [
+    "end_after",
     "outlive_signals",
     "worker_pool",
 ]
@@ -43,16 +45,28 @@ def worker_pool(
 
 
 def _start_worker(start: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_after(parent.join)
     if start is not None:
         start(*arguments)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def end_after(wait: Callable[[], object], *, grace: float = 0.0, code: int = 1) -> None:
+    """End this process once `wait` returns in a thread of its own, and `grace` seconds are over.
+
+    Args:
+        wait: for a parent that is gone, or has told this process to end.
+        grace: for the main thread to end by itself.
+        code: of the exit.
+    """
+
+    def watch() -> None:
+        wait()
+        time.sleep(grace)
+        os._exit(code)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def outlive_signals(_: int = 0) -> None:
@@ -68,10 +82,10 @@ def outlive_signals(_: int = 0) -> None:
         return
     # Threads that the worker starts later inherit this.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_told_by, args=(parent.pid,), daemon=True).start()
+    teller = parent.pid
 
+    def told() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != teller:
+            pass
 
-def _end_when_told_by(parent: int | None) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)  # As torch's workers do.
+    end_after(told, code=0)  # As torch's workers do.

@@ -7,9 +7,9 @@ Source: Hendrycks & Dietterich 2019, https://github.com/hendrycks/robustness
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.corruptions.recipes import ALL_CORRUPTIONS, corrupt
 from data.errors import DataNotFoundError, quoted
-from data.files import read_record, write_record
+from data.files import read_record, replacing, write_record
 from data.images import fingerprint
 from data.processes import worker_pool
 
@@ -70,7 +70,7 @@ def write_corrupted(
     if not (out / RECORD).is_file():
         write_record(out / RECORD, record)
     if not (out / "labels.npy").is_file():
-        with _whole(out / "labels.npy") as part, part.open("wb") as file:
+        with replacing(out / "labels.npy") as part, part.open("wb") as file:
             np.save(file, np.tile(labels, SEVERITIES), allow_pickle=False)
     workers = workers or os.cpu_count() or 1
     total = len(missing) * SEVERITIES * len(images)
@@ -82,7 +82,7 @@ def write_corrupted(
     ):
         for name in missing:
             bar.set_description(name)
-            with _whole(out / f"{name}.npy") as part:
+            with replacing(out / f"{name}.npy") as part:
                 _write_one(images, name, part, seed, pool, bar)
 
 
@@ -101,20 +101,6 @@ def _check_record(out: Path, record: dict[str, Any]) -> None:
             f"Expected {out} to be empty or made from the same images and seed, but its {RECORD} "
             f"has another {' and '.join(different)}: give another --out, or delete the folder."
         )
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yields the path of a part file, which becomes `path` if the block ends well."""
-    part = path.with_suffix(".part")
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 Chunk = tuple[Path, str, int, int, int, int]

@@ -13,14 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.errors import quoted
+from data.errors import listed, quoted
 from data.files import UNREADABLE, open_image, to_rgb
 
 __all__ = [
     "read_images",
 ]
-
-LISTED = 3
 
 
 def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Tensor, str]:
@@ -55,11 +53,9 @@ def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Ten
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         digests = list(pool.map(read, range(len(paths))))
     if bad:
-        first = ", ".join(bad[i] for i in sorted(bad)[:LISTED])
-        more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        first = listed([bad[i] for i in sorted(bad)], 3)
         raise ValueError(
-            f"Expected every file to be a readable image, but got {first}{more}: restore or "
-            "delete them."
+            f"Expected every file to be a readable image, but got {first}: restore or delete them."
         )
     return images, hashlib.sha256(b"".join(digests)).hexdigest()
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from data.domains.folders import MARKER
-from data.files import only_one, read_record, require_writable, say
+from data.files import only_one, read_record, replacing, require_writable, say
 
 __all__ = ["CLASSES", "DOMAINS", "add_options", "draw", "make"]
 
@@ -161,16 +159,14 @@ def _make(root: Path, *, images: int, size: int, seed: int) -> None:
             f"Expected --root to be a new or empty folder, but {root} holds something else: "
             "choose another one."
         )
-    part = root.with_name(f".{root.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for domain in DOMAINS:
-        for name in CLASSES:
-            folder = part / domain / "images" / name
-            folder.mkdir(parents=True)
-            for number in range(images):
-                image = draw(domain, name, number, size=size, seed=seed)
-                Image.fromarray(image).save(folder / f"{number:04d}.png")
-    (part / MARKER).write_text(json.dumps(what, indent=1) + "\n")
-    os.rename(part, root)
+    with replacing(root) as part:
+        for domain in DOMAINS:
+            for name in CLASSES:
+                folder = part / domain / "images" / name
+                folder.mkdir(parents=True)
+                for number in range(images):
+                    image = draw(domain, name, number, size=size, seed=seed)
+                    Image.fromarray(image).save(folder / f"{number:04d}.png")
+        (part / MARKER).write_text(json.dumps(what, indent=1) + "\n")
     total = len(DOMAINS) * len(CLASSES) * images
     say(f"Done: {total} images of {len(CLASSES)} classes in {', '.join(DOMAINS)} in {root}")

@@ -9,8 +9,6 @@ Every scene is a function of (seed, domain, number).
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.files import read_record
+from data.files import read_record, replacing
 
 __all__ = [
     "SOURCE",
@@ -66,12 +64,10 @@ def write_scenes(
     ]
     todo = [job for job in jobs if not _is_made(root / job[0], job[1])]
     for name, options, write in todo:
-        part = root / f".{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part, **options)
-        (part / _RECORD).write_text(json.dumps(options) + "\n")
-        os.replace(part, root / name)
+        with replacing(root / name) as part:
+            part.mkdir(parents=True)
+            write(part, **options)
+            (part / _RECORD).write_text(json.dumps(options) + "\n")
     return bool(todo)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data.corruptions.arrays import GENERATOR
 from data.corruptions.recipes import corrupt
-from data.files import read_record, write_record
+from data.files import read_record, replacing, write_record
 from data.imagenet.batches import centre_square
 from data.imagenet.folders import FolderImages
 from data.imagenet.layout import RECORD, Condition, files_fingerprint
@@ -143,8 +143,7 @@ def _write_chunk(
             squares = _squares(images, positions, size, resize)
         made = corrupt(squares, corruption, severity, seed=seed, first=positions.start)
         for name, pixels in zip(names, made.permute(0, 2, 3, 1).numpy(), strict=True):
-            part = folder / f"{name}.part"
             # The default level takes three times as long for a few percent of size.
-            Image.fromarray(pixels).save(part, "PNG", compress_level=1)
-            os.replace(part, folder / name)
+            with replacing(folder / name, sync=False) as part:
+                Image.fromarray(pixels).save(part, "PNG", compress_level=1)
     return len(positions) * len(conditions)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataNotFoundError, SampleError, quoted
+from data.errors import DataNotFoundError, SampleError, listed, quoted
 from data.files import is_hidden, open_image, to_rgb
 from data.loading import process_rank
 
@@ -41,7 +41,6 @@ __all__ = [
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 # WordNet's numbers, by which ImageNet names its classes and, before "_", its training images.
 WORDNET = re.compile(rb"n\d{8}")
-NAMED = 5  # files or classes that a message names
 ClassOrder = Literal["name", "number"]
 Bad = tuple[str, str]  # a file and what is wrong with it
 Unreadable = tuple[int, str]  # an image and why
@@ -137,7 +136,7 @@ def _in_order(classes: Sequence[str], order: ClassOrder | None, folder: Path) ->
     if other := [name for name in sorted(classes) if not name.isdecimal()]:
         raise ValueError(
             f"Expected the classes in {folder} to be numbers for `data.class_order` number, but "
-            f"got {_some(other)}: leave it out."
+            f"got {listed(other)}: leave it out."
         )
     return sorted(classes, key=int)
 
@@ -179,7 +178,7 @@ def list_images(
     refuse_or_skip(bad, len(names) + len(bad), folder, skip=skip_bad)
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise ValueError(
-            f"Expected every class's folder in {folder} to hold images, but {_some(empty)} of "
+            f"Expected every class's folder in {folder} to hold images, but {listed(empty)} of "
             f"{len(classes)} hold none: delete those folders or fetch the set again."
         )
     labels = np.repeat(np.arange(len(classes)), counts)
@@ -224,7 +223,7 @@ def refuse_or_skip(bad: Sequence[Bad], total: int, folder: Path, *, skip: bool) 
     """
     if not bad:
         return
-    named = _some([f"{path} ({reason})" for path, reason in bad])
+    named = listed([f"{path} ({reason})" for path, reason in bad])
     found = f"{len(bad)} of {total} files in {folder}"
     if skip and len(bad) < total:
         warnings.warn(f"{found} are left out: {named}.", stacklevel=2)
@@ -242,8 +241,8 @@ def check_classes(found: Sequence[str], expected: Sequence[str], where: Path, of
     """Raise ValueError unless the classes in `where` are those in `of`."""
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
-        lacks = f" without {_some(missing)}" if missing else ""
-        adds = f" with {_some(extra)} besides" if extra else ""
+        lacks = f" without {listed(missing)}" if missing else ""
+        adds = f" with {listed(extra)} besides" if extra else ""
         raise ValueError(
             f"Expected the classes in {where} to be those in {of}, but got them{lacks}{adds}: "
             "labels would not fit. Give folders of the same classes."
@@ -294,9 +293,3 @@ def drop_unreadable(images: FolderImages, *, skip: bool) -> FolderImages:
     named = [(images.below(position), f"unreadable: {text}") for position, text in found]
     refuse_or_skip(named, len(images), images.folder, skip=skip)
     return images.without([position for position, _ in found])
-
-
-def _some(items: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    more = len(items) - NAMED
-    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -17,12 +17,13 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataNotFoundError
+from data.errors import DataNotFoundError, listed
 from data.files import (
     UNREADABLE,
     only_one,
     open_image,
     read_record,
+    replacing,
     require_writable,
     say,
     to_rgb,
@@ -35,7 +36,6 @@ __all__ = ["SETS", "write_resized"]
 
 _RECORD = "resized.json"
 _FAST = 1  # of zlib's levels
-_LISTED = 5
 
 
 def write_resized(root: Path, out: Path, *, scale: float, workers: int | None = None) -> int:
@@ -71,11 +71,10 @@ def write_resized(root: Path, out: Path, *, scale: float, workers: int | None = 
         bar = tqdm(results, total=len(todo), desc="resizing", unit="file", disable=None)
         problems = [problem for problem in bar if problem]
     if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise ValueError(
             f"{len(problems)} of {len(todo)} files could not be resized: "
-            f"{' '.join(problems[:_LISTED])}{more} The others are in {out}; run again when these "
-            "are replaced."
+            f"{listed([one.rstrip('.') for one in problems], separator='; ')}. The others are in "
+            f"{out}; run again when these are replaced."
         )
     return len(todo)
 
@@ -105,9 +104,8 @@ def _copy_split(root: Path, out: Path) -> None:
 
     split = split_file(root)
     if split is not None:
-        part = out / f".{split.name}.part"
-        shutil.copyfile(split, part)
-        os.replace(part, out / split.name)
+        with replacing(out / split.name) as part:
+            shutil.copyfile(split, part)
 
 
 def _files(root: Path) -> list[tuple[Path, bool]]:
@@ -147,7 +145,6 @@ def _resize(job: _Job) -> str | None:
     from data.segmentation.labels import LabelError
 
     source, made, is_label, scale = job
-    part = made.with_name(f".{made.name}.part")
     try:
         if is_label:
             mapped = source.parent.name == "labels_mapped" or "TrainIds" in source.name
@@ -158,12 +155,11 @@ def _resize(job: _Job) -> str | None:
             filtering = Image.Resampling.NEAREST if is_label else Image.Resampling.BILINEAR
             small = (image if is_label else to_rgb(image)).resize(size, filtering)
         made.parent.mkdir(parents=True, exist_ok=True)
-        small.save(part, "PNG", compress_level=_FAST)
-        os.replace(part, made)
+        with replacing(made, sync=False) as part:
+            small.save(part, "PNG", compress_level=_FAST)
     except LabelError as error:
         return str(error)
     except UNREADABLE as error:
-        part.unlink(missing_ok=True)
         return f"{source} cannot be read ({error})."
     return None
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.errors import DataNotFoundError, quoted
+from data.errors import DataNotFoundError, listed, quoted
 from data.files import UNREADABLE, is_hidden, open_image
 from data.segmentation.label_files import label_size
 from data.segmentation.labels import LabelKind
@@ -32,7 +32,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 GTA5_SIZE = (1052, 1914)
 CITYSCAPES_SPLIT = {"train": 2975, "val": 500}
 CITYSCAPES_SIZE = (1024, 2048)
-_LISTED = 5
 
 
 class Pair(NamedTuple):
@@ -182,13 +181,9 @@ def _require_labels(pairs: Unmeasured, root: Path) -> None:
     if missing:
         raise DataNotFoundError(
             f"Expected a label image for each of {len(pairs):,} images in {root}, but "
-            f"{len(missing):,} are missing: {_listed(missing)}. Unpack the label archives too, or "
+            f"{len(missing):,} are missing: {listed(missing)}. Unpack the label archives too, or "
             "take the images without labels away."
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -217,7 +212,7 @@ def _measured(pairs: Unmeasured, root: Path) -> tuple[list[Pair], list[str]]:
     if not kept:
         raise ValueError(
             f"Expected label images of their images' sizes in {root}, but all {len(left_out):,} "
-            f"differ: {_listed(left_out)}. Resize images and labels together, with "
+            f"differ: {listed(left_out)}. Resize images and labels together, with "
             "`python -m data.prepare resized`."
         )
     return kept, left_out
@@ -228,7 +223,7 @@ def _note_left_out(found: Collection) -> None:
     if names:
         found.notes.append(
             f"{len(names):,} image{'s' * (len(names) > 1)} in {found.root} whose labels are of "
-            f"another size {'are' if len(names) > 1 else 'is'} left out: {_listed(names)}."
+            f"another size {'are' if len(names) > 1 else 'is'} left out: {listed(names)}."
         )
 
 

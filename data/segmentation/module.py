@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.errors import DataNotFoundError
-from data.files import is_hidden
+from data.files import is_hidden, replacing
 from data.images import check_statistics, normalise
 from data.loading import Batch, ResumableDataModule, TrainLoader, process_rank
 from data.randomness import derive_seed
@@ -250,9 +250,8 @@ class SourceAndTarget(ResumableDataModule):
             }
             for domain, found in (("source", self.source), ("target", self.target))
         }
-        part = folder / f"images.json.{os.getpid()}.part"
-        part.write_text(json.dumps(lists, indent=0) + "\n")
-        os.replace(part, folder / "images.json")
+        with replacing(folder / "images.json", mark=os.getpid()) as part:
+            part.write_text(json.dumps(lists, indent=0) + "\n")
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts."""

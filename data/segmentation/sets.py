@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from tqdm import tqdm
 
+from data.errors import listed
 from data.files import check_depth
 from data.loading import Batch
 from data.randomness import generator_for
@@ -29,8 +30,6 @@ __all__ = [
     "size_batches",
     "verify_pairs",
 ]
-
-LISTED = 3  # of the pairs that cannot be used
 
 
 def read_image(path: Path) -> Tensor:
@@ -88,10 +87,9 @@ def verify_pairs(pairs: Sequence[Pair]) -> None:
             bad += [found] if found else []
             bar.update()
     if bad:
-        more = f" And {len(bad) - LISTED} more." if len(bad) > LISTED else ""
         raise ValueError(
             f"Expected all of {len(pairs):,} images and their labels to be usable, but "
-            f"{len(bad):,} are not. {' '.join(bad[:LISTED])}{more}"
+            f"{len(bad):,} are not: {listed([one.rstrip('.') for one in bad], 3, '; ')}."
         )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.files import only_one
+from data.files import only_one, replacing
 from data.text.batches import EncodedTexts
 from data.text.imdb import LabelledTexts, find_imdb, read_imdb
 from data.text.sst2 import find_sst2, read_sst2
@@ -157,20 +157,15 @@ def _save(path: Path, corpus: Corpus) -> None:
     }
     words = np.frombuffer("\n".join(corpus.vocabulary.words).encode(), np.uint8)
     fingerprint = np.frombuffer(corpus.fingerprint.encode(), np.uint8)
-    part_file = path.with_suffix(".part")
-    try:
-        with part_file.open("wb") as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                words=words,
-                counts=corpus.counts,
-                fingerprint=fingerprint,
-                **arrays,
-            )
-        os.replace(part_file, path)
-    finally:
-        part_file.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            words=words,
+            counts=corpus.counts,
+            fingerprint=fingerprint,
+            **arrays,
+        )
 
 
 def _load(path: Path) -> Corpus | None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
+from data.errors import listed
 from data.imagenet.folders import has_two_orders
 from data.randomness import derive_seed, generator_for
 from tasks.engine.memory import use_memory_format
@@ -296,8 +297,7 @@ class CNSNModule(L.LightningModule):
         """
         if not where:
             return
-        shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-        found = f"outputs of the network are NaN or infinite on {shown}"
+        found = f"outputs of the network are NaN or infinite on {listed(where, 3)}"
         if self.trainer.state.fn == "fit":
             rank_zero_warn(f"In this validation {found}: its figures are NaN, and no best ones.")
             return

@@ -350,7 +350,7 @@ class TaskCLI(LightningCLI):
         model: Any = self.model
         network = self.recipe["model"].get("network", {}).get("init_args", {})
         asked, found = network.get("num_classes"), getattr(self.datamodule, "num_classes", None)
-        if asked is not None and asked != found:
+        if None not in (asked, found) and asked != found:
             raise ValueError(
                 f"Expected the network's `num_classes` to be {found}, as the data have, but got "
                 f"{asked}: leave it out."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -171,8 +171,7 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:
 
 def _check_nulls(key: str, chosen: Any, linked: set[str]) -> None:
     """Refuse null for an option of a chosen class that has no such value: parsers let it pass."""
-    module, _, name = chosen.class_path.rpartition(".")
-    made = getattr(importlib.import_module(module), name)
+    made = pkgutil.resolve_name(chosen.class_path)
     try:
         hints = get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
     except NameError:  # of a class from elsewhere that names types it does not import

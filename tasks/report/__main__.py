@@ -12,12 +12,12 @@ and the pictures of `python -m tasks.adaptation.embeddings`, wherever under them
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.files import replacing
 from tasks import ROOT
 from tasks.engine.results import OWN, PUBLISHED, scan
 from tasks.report.markup import Markup, page, sentence, tag
@@ -247,9 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / "index.html"
         # Whole or not at all: a reader may have it open.
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

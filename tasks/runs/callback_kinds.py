@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import pkgutil
 from typing import Any
 
 import lightning as L
@@ -47,7 +47,7 @@ def check_callbacks(callbacks: Any) -> None:
     """
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         path = getattr(callback, "class_path", None)
-        kind = None if path is None else _class_at(path)
+        kind = None if path is None else pkgutil.resolve_name(path)
         for refused, instead in NOT_EXACT.items():
             if kind is not None and issubclass(kind, refused):
                 raise ValueError(
@@ -63,7 +63,7 @@ def hooks_of(path: str, options: dict[str, Any] | None = None) -> set[str]:
         path: of its class.
         options: of its constructor, which is given a LambdaCallback's hooks.
     """
-    kind = _class_at(path)
+    kind = pkgutil.resolve_name(path)
     if issubclass(kind, LambdaCallback):
         return {name for name, hook in (options or {}).items() if hook is not None}
     return _filled(kind)
@@ -71,7 +71,7 @@ def hooks_of(path: str, options: dict[str, Any] | None = None) -> set[str]:
 
 def decides_by_validation(path: str, options: dict[str, Any] | None = None) -> bool:
     """Whether what a callback does to a run may follow from what validation has measured."""
-    kind = _class_at(path)
+    kind = pkgutil.resolve_name(path)
     if issubclass(kind, WeightAveraging):
         return False  # It exchanges weights while they are validated, and back.
     validates = any("validation" in name for name in hooks_of(path, options))
@@ -91,8 +91,3 @@ def _filled(kind: type) -> set[str]:
     bases = {*L.Callback.__mro__}
     own = {name for base in kind.__mro__ if base not in bases for name in vars(base)}
     return {name for name in own & set(vars(L.Callback)) - set(vars(object)) if name[0] != "_"}
-
-
-def _class_at(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)

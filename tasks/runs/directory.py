@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from data.files import json_text
+from data.files import json_text, replacing
 from data.locks import Lock
 from tasks.runs.checkpoints import LAST, PREVIOUS, newest_readable
 from tasks.runs.recipe import Config
@@ -165,15 +165,8 @@ class RunDirectory:
     def write(self, name: str, text: str) -> None:
         """Write a small file, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f"{name}.{os.getpid()}.part"
-        try:
-            with part.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path / name)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(self.path / name, mark=os.getpid()) as part:
+            part.write_text(text)
 
     def finish(self, record: Config) -> None:
         self.write("finished.json", json_text(record, indent=1) + "\n")

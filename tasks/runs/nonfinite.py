@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed import ReduceOp
 
 from cnsn.checkpoint import not_finite
+from data.errors import listed
 
 __all__ = ["NonFinite", "NonFiniteError", "WatchClasses", "WatchNumbers"]
 
@@ -197,9 +198,8 @@ class WatchNumbers(L.Callback):
         named = []
         for name in own:
             every = [i for part in parts for i in part.get(name, [])]
-            shown = ", ".join(map(str, every[:LISTED])) + (", ..." if len(every) > LISTED else "")
             kind = name.removesuffix("index").strip("_")
-            named.append(f"{kind + ' ' if kind else ''}samples {shown}")
+            named.append(f"{kind + ' ' if kind else ''}samples {listed(every, LISTED)}")
         first, last = numbers[0] + 1, numbers[-1] + 1
         steps = f"batch {first}" if first == last else f"batches {first} to {last}"
         return f"{steps} of the run" + (f" ({'; '.join(named)})" if named else "")
@@ -258,9 +258,8 @@ class WatchClasses(L.Callback):
         if not absent:
             return
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        shown = [f"{i} ({names[i]})" if names else str(i) for i in absent[:LISTED]]
+        shown = [f"{i} ({names[i]})" if names else str(i) for i in absent]
         rank_zero_warn(
             f"{len(absent)} of {len(seen)} classes had no label in the first epoch of "
-            f"{self._batches} batches, so that they are not learnt: {', '.join(shown)}"
-            f"{', ...' if len(absent) > LISTED else ''}."
+            f"{self._batches} batches, so that they are not learnt: {listed(shown, LISTED)}."
         )

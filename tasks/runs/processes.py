@@ -16,6 +16,8 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from data.processes import end_after
+
 __all__ = ["WatchingLauncher", "end_with_parent", "lost_process", "watch_processes"]
 
 PARENT = "CNSN_PARENT_PROCESS"
@@ -177,13 +179,11 @@ def end_with_parent() -> None:
     if parent is None or int(parent) == os.getpid():
         return
 
-    def watch() -> None:
+    def orphaned() -> None:
         while os.getppid() == int(parent):
             time.sleep(PERIOD)
-        time.sleep(GRACE)  # The main thread usually ends by itself, with a message.
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    end_after(orphaned, grace=GRACE)  # The main thread usually ends by itself, with a message.
 
 
 def lost_process(error: BaseException) -> bool:

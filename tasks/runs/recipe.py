@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
+import pkgutil
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -187,7 +187,7 @@ def locations(data: Config) -> tuple[str, ...]:
     """The options that are paths, as the data module's class names them."""
     if "class_path" not in data:
         return ("root",)
-    return tuple(getattr(_named(data["class_path"]), "LOCATIONS", ("root",)))
+    return tuple(getattr(pkgutil.resolve_name(data["class_path"]), "LOCATIONS", ("root",)))
 
 
 def portable(recipe: Config) -> Config:
@@ -201,7 +201,7 @@ def portable(recipe: Config) -> Config:
     named: dict[str, str] = {}
     defaults: Config = {}
     if "class_path" in data:
-        kind = _named(data["class_path"])
+        kind = pkgutil.resolve_name(data["class_path"])
         named = getattr(kind, "NAMED", {})
         defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
     for option in locations(data):
@@ -243,7 +243,7 @@ def _checksum(path: Path, size: int, changed: int) -> str:
 def _asked(value: Any, default: Any) -> Any:
     """`value` without the entries that equal `default`, or the defaults of the class it names."""
     if isinstance(value, dict) and "class_path" in value:
-        parameters = inspect.signature(_named(value["class_path"])).parameters
+        parameters = inspect.signature(pkgutil.resolve_name(value["class_path"])).parameters
         own = {name: parameter.default for name, parameter in parameters.items()}
         return {
             "class_path": value["class_path"],
@@ -266,11 +266,6 @@ def _equal(value: Any, default: Any) -> bool:
 def _as_dict(default: Any) -> Any:
     known = is_dataclass(default) and not isinstance(default, type)
     return asdict(default) if known else default
-
-
-def _named(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def config_hash(recipe: Config) -> str:

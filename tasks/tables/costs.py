@@ -11,8 +11,8 @@ memory, so that nothing is computed.
 from __future__ import annotations
 
 import copy
-import importlib
 import json
+import pkgutil
 from functools import cache
 from typing import Any
 
@@ -134,8 +134,7 @@ def _passes(table: Table, data: Config, model: Config) -> float:
 def _forward(network: str, size: int) -> int:
     """Operations of one sample's forward."""
     options = json.loads(network)
-    module, _, name = options["class_path"].rpartition(".")
-    build = getattr(importlib.import_module(module), name)
+    build = pkgutil.resolve_name(options["class_path"])
     arguments = options.get("init_args", {})
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         if issubclass(build, TextNetwork):

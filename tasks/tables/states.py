@@ -8,11 +8,11 @@ other data than are given now.
 from __future__ import annotations
 
 import json
+import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,8 +240,7 @@ def _given(task: str, config: str) -> Record | None:
 def _roots_of(config: str) -> tuple[str, ...]:
     """The data module's options that take the folder of its data."""
     path = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))["data"]["class_path"]
-    module, _, name = path.rpartition(".")
-    return tuple(getattr(getattr(import_module(module), name), "ROOTS", ("root",)))
+    return tuple(getattr(pkgutil.resolve_name(path), "ROOTS", ("root",)))
 
 
 def _roots(table: Table) -> tuple[str, ...]:

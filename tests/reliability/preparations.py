@@ -26,8 +26,8 @@ from data.prepare.catalogue import Published, RemoteFile
 from data.segmentation.layouts import open_collection
 from data.text.cache import open_corpus
 from tests.archive_bytes import gz, tar_bytes
+from tests.data.imagenet.imagenet_archives import take_for_published, write_registered
 from tests.fakes import CLASS_NAMES, reviews, write_cifar, write_imagenet, write_imdb, write_sst2
-from tests.imagenet_archives import take_for_published, write_registered
 from tests.reliability.faults import Patches
 from tests.segmentation_fakes import write_gta5
 
