@@ -321,7 +321,9 @@ def check_config_files(arguments: Sequence[str]) -> None:
         before = arguments[number - 1] if number else ""
         whole = argument.startswith("--config=") or before == "--config"
         if whole and not isinstance(found, dict):
-            kind = "nothing" if found is None else "a list" if isinstance(found, list) else "a value"
+            kind = (
+                "nothing" if found is None else "a list" if isinstance(found, list) else "a value"
+            )
             raise ValueError(
                 f"Expected {path} to hold options, as key: value, but it holds {kind}."
             )
