@@ -31,14 +31,9 @@ from typing import IO, cast
 from data.files import BLOCK, byte_bar, format_bytes
 
 __all__ = [
-    "DAMAGED",
     "ArchiveError",
-    "Gate",
-    "Member",
-    "members",
     "read_members",
     "remove_leftovers",
-    "safe_parts",
     "unpack",
 ]
 

@@ -29,11 +29,8 @@ from data.files import BLOCK, byte_bar, format_bytes
 
 __all__ = [
     "DownloadError",
-    "Transfer",
-    "TryAgainError",
     "difference",
     "download",
-    "require_https",
     "verify",
 ]
 
