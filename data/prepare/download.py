@@ -212,8 +212,8 @@ class _Https(requests.Session):
         self.verify = ssl.get_default_verify_paths().cafile or True
         self.headers.update({"Accept-Encoding": "identity", "Connection": "close"})
 
-    def get_adapter(self, url: str | bytes) -> BaseAdapter:
-        require_https(str(url), self.allow_local_http)
+    def get_adapter(self, url: str) -> BaseAdapter:
+        require_https(url, self.allow_local_http)
         return super().get_adapter(url)
 
 
