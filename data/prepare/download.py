@@ -4,32 +4,33 @@
 checksum. Whatever fails before that leaves the folder as it was, save for a `.part` file from which
 the next call continues. HTTP ranges and their validators: RFC 9110, sections 13 and 14,
 https://www.rfc-editor.org/rfc/rfc9110.
+
+On requests, which knows proxies, redirects and certificates. To continue where a body broke off is
+our own: urllib3's Retry repeats a request up to its headers alone, fails at a wrong Retry-After and
+knows no progress; pooch starts again from zero and replaces a file that differs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import shutil
 import ssl
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import BaseAdapter
+from urllib3.exceptions import HTTPError
 
 from data.files import BLOCK, byte_bar, format_bytes
 
 __all__ = [
     "DownloadError",
-    "Transfer",
-    "TryAgainError",
     "difference",
     "download",
-    "require_https",
     "verify",
 ]
 
@@ -86,18 +87,17 @@ def download(
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         resumed = transfer.prepare()
-        _persist(transfer, retries, backoff)
-        wrong = difference(part, sha256=sha256, md5=md5, size=size)
-        if wrong and resumed:  # the old beginning may be another version: once more, from zero
-            part.unlink()
+        while True:
             _persist(transfer, retries, backoff)
             wrong = difference(part, sha256=sha256, md5=md5, size=size)
-        if wrong:
+            if not wrong:
+                break
             part.unlink()  # complete and wrong: there is nothing to continue
-            raise DownloadError(
-                f"{url} gave a file that is not the published one ({wrong}); it was removed. The "
-                "file at its source has changed or is damaged: try again later, or another mirror."
-            )
+            if not resumed:
+                raise transfer.changed(
+                    f"gave a file that is not the published one ({wrong}) and was removed"
+                )
+            resumed = False  # the old beginning may be another version: once more, from zero
         os.replace(part, destination)
     except OSError as error:
         raise DownloadError(
@@ -116,19 +116,14 @@ def _persist(transfer: Transfer, retries: int, backoff: float) -> None:
         except TryAgainError as problem:
             # Measured against the longest reach so far: a server that always starts at zero and
             # always breaks off makes no progress, however many bytes it sends.
-            progressed = transfer.offset >= best + PROGRESS
+            failures = 1 if transfer.offset >= best + PROGRESS else failures + 1
             best = max(best, transfer.offset)
-            failures = 1 if progressed else failures + 1
             if failures > retries:
-                kept = transfer.part.exists() and transfer.checked
+                kept = transfer.checked and transfer.offset
+                way = f" to continue from {format_bytes(kept)}" if kept else ", or try a mirror"
                 raise DownloadError(
                     f"{transfer.url} could not be downloaded: {problem} (gave up after {failures} "
-                    f"attempts); check the connection and run the same command again"
-                    + (
-                        f" to continue from {format_bytes(transfer.offset)}."
-                        if kept
-                        else ", or try another mirror."
-                    )
+                    f"attempts); check the connection and run the same command again{way}."
                 ) from problem
             time.sleep(min(LONGEST_WAIT, max(problem.wait, backoff * 2 ** (failures - 1))))
 
@@ -206,27 +201,20 @@ def require_https(url: str, allow_local_http: bool) -> None:
         )
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only where `download` would have gone by itself."""
+class _Https(requests.Session):
+    """Goes where `download` would, redirects included, and trusts whom the system trusts."""
 
     def __init__(self, allow_local_http: bool) -> None:
+        super().__init__()
         self.allow_local_http = allow_local_http
+        self.max_redirects = 10
+        # Those that SSL_CERT_FILE names, or the system's; certifi's where it has none.
+        self.verify = ssl.get_default_verify_paths().cafile or True
+        self.headers.update({"Accept-Encoding": "identity", "Connection": "close"})
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: Any,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        try:
-            require_https(newurl, self.allow_local_http)
-        except DownloadError:
-            fp.close()
-            raise
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def get_adapter(self, url: str) -> BaseAdapter:
+        require_https(url, self.allow_local_http)
+        return super().get_adapter(url)
 
 
 @dataclass
@@ -244,13 +232,7 @@ class Transfer:
     ranges: bool = True  # until the server shows that it cannot continue in the middle
 
     def __post_init__(self) -> None:
-        # urllib rather than a package: one GET at a time needs no pool of connections, it obeys
-        # the proxy variables, and this context verifies certificate and host name against the
-        # system's authorities whatever another library did to ssl's defaults.
-        self.opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-            _HttpsRedirects(self.allow_local_http),
-        )
+        self.session = _Https(self.allow_local_http)
 
     @property
     def offset(self) -> int:
@@ -269,66 +251,64 @@ class Transfer:
         offset = self.offset
         if self.size is not None and offset == self.size:
             return
-        headers = {"User-Agent": "cnsn-suite (Python urllib)", "Accept-Encoding": "identity"}
+        headers = {}
         if offset and self.ranges:
             headers["Range"] = f"bytes={offset}-"
             if self.validator:
                 headers["If-Range"] = self.validator
         try:
-            response = self.opener.open(
-                urllib.request.Request(self.url, headers=headers), timeout=self.timeout
+            response = self.session.get(
+                self.url, headers=headers, stream=True, timeout=self.timeout
             )
-        except HTTPError as error:
-            with error:
-                if error.code == 416 and offset:  # nothing lies beyond what is here
-                    return self._beyond_the_end(error.headers.get("Content-Range", ""))
-                raise self._status_problem(error) from error
-        except (OSError, http.client.HTTPException) as error:
+            with response:
+                self._receive(response, offset)
+        except (requests.RequestException, HTTPError, ValueError) as error:
             raise self._network_problem(error) from error
-        with response:
-            self._receive(response, offset)
 
-    def _receive(self, response: http.client.HTTPResponse, offset: int) -> None:
+    def _receive(self, response: requests.Response, offset: int) -> None:
+        if response.status_code == 416 and offset:  # nothing lies beyond what is here
+            if _integer(response.headers.get("Content-Range", "").rpartition("/")[2]) == offset:
+                return
+            self.ranges = False
+            raise TryAgainError("the server cannot continue the earlier download")
         start, total = self._announced(response, offset)
-        first = self._read(response)
-        self._refuse_html(response.headers.get("Content-Type", ""), first if start == 0 else b"")
+        body = response.raw
+        body.enforce_content_length = False  # it is compared below
+        # read1: what has arrived is written at once, so that a later silence loses nothing.
+        block = body.read1(BLOCK)
+        self._refuse_html(response.headers.get("Content-Type", ""), block if start == 0 else b"")
         self._require_space(total, start)
         self.validator = _strong_validator(response)
         name = self.part.name.removesuffix(".part")
         bar = byte_bar(name, total, start=start, shown=self.progress)
         with bar, self.part.open("ab" if start else "wb") as file:
-            block = first
             while block:
                 if total is not None and file.tell() + len(block) > total:
-                    raise DownloadError(
-                        f"{self.url} sends more than the {total} bytes expected: the file at its "
-                        "source has changed; try again later, or another mirror."
-                    )
+                    raise self.changed(f"sends more than the {total} bytes expected")
                 file.write(block)
                 bar.update(len(block))
-                block = self._read(response)
+                block = body.read1(BLOCK)
             file.flush()
             os.fsync(file.fileno())
         if total is not None and self.offset < total:
             raise TryAgainError(f"the connection ended after {self.offset} of {total} bytes")
 
-    def _announced(self, response: http.client.HTTPResponse, offset: int) -> tuple[int, int | None]:
+    def _announced(self, response: requests.Response, offset: int) -> tuple[int, int | None]:
         """Where the body starts in the file, and how long the whole file is, in bytes."""
         start, total = 0, _integer(response.headers.get("Content-Length"))
-        if response.status == 206:
+        if response.status_code >= 400:
+            raise self._status_problem(response)
+        if response.status_code == 206:
             span, _, whole = response.headers.get("Content-Range", "").partition("/")
             start = _integer(span.removeprefix("bytes").strip().partition("-")[0]) or 0
             if start != offset:
                 self.ranges = False
                 raise TryAgainError(f"the server continued at byte {start} instead of {offset}")
             total = _integer(whole) or (None if total is None else start + total)
-        elif response.status != 200:
-            raise DownloadError(f"{self.url} answered {response.status} instead of the file.")
+        elif response.status_code != 200:
+            raise DownloadError(f"{self.url} answered {response.status_code} instead of the file.")
         if self.size is not None and total not in (None, self.size):
-            raise DownloadError(
-                f"{self.url} offers {total} bytes where the published file has {self.size}: the "
-                "file at its source has changed; try again later, or another mirror."
-            )
+            raise self.changed(f"offers {total} bytes where the published file has {self.size}")
         if total is None and self.size is None and not self.checked:
             raise DownloadError(
                 f"{self.url} does not say how long the file is and no checksum is known, so a cut "
@@ -336,12 +316,11 @@ class Transfer:
             )
         return start, self.size if total is None else total
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        try:
-            # read1: what has arrived is written at once, so that a later silence loses nothing.
-            return response.read1(BLOCK)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._network_problem(error) from error
+    def changed(self, how: str) -> DownloadError:
+        return DownloadError(
+            f"{self.url} {how}: the file at its source has changed or is damaged; try again "
+            "later, or another mirror."
+        )
 
     def _refuse_html(self, content_type: str, beginning: bytes) -> None:
         if self.part.name.endswith((".html.part", ".htm.part")):
@@ -362,42 +341,46 @@ class Transfer:
                 f"free in {self.part.parent}: free space or choose another folder."
             )
 
-    def _beyond_the_end(self, content_range: str) -> None:
-        if _integer(content_range.rpartition("/")[2]) == self.offset:
-            return
-        self.ranges = False
-        raise TryAgainError("the server cannot continue the earlier download")
-
-    def _status_problem(self, error: HTTPError) -> Exception:
-        status = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
-        if error.code in (408, 425, 429) or error.code >= 500:
-            wait = _integer(error.headers.get("Retry-After")) or 0
+    def _status_problem(self, response: requests.Response) -> Exception:
+        code = response.status_code
+        status = f"{code} {_printable(response.reason)}".strip()
+        if code in (408, 425, 429) or code >= 500:
+            wait = _integer(response.headers.get("Retry-After")) or 0
             return TryAgainError(f"the server answered {status}", wait)
         return DownloadError(
             f"{self.url} could not be downloaded: the server answered {status}; the file may have "
             "moved: look for it at its source, or use another mirror."
         )
 
-    def _network_problem(self, error: Exception) -> Exception:
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, ssl.SSLCertVerificationError):
+    def _network_problem(self, error: BaseException) -> Exception:
+        if isinstance(error, requests.TooManyRedirects) and error.response is not None:
+            return self._status_problem(error.response)
+        if isinstance(error, ValueError):
             return DownloadError(
-                f"{self.url} could not be trusted ({reason.verify_message}): check the clock and "
+                f"{self.url} is no valid address, or leads to one that is not "
+                f"({_printable(str(error))}): correct it."
+            )
+        while error.__context__ is not None:  # what the libraries have wrapped
+            error = error.__context__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return DownloadError(
+                f"{self.url} could not be trusted ({error.verify_message}): check the clock and "
                 "the system's certificates, or set SSL_CERT_FILE to those of your network."
             )
-        if isinstance(reason, http.client.InvalidURL):
-            return DownloadError(f"{self.url} is not a valid address ({reason}): correct it.")
-        if isinstance(reason, TimeoutError):
+        if isinstance(error, TimeoutError):
             return TryAgainError(f"the server sent nothing for {self.timeout:g} s")
-        # May quote the server: nothing of it may steer the terminal.
-        text = "".join(letter if letter.isprintable() else " " for letter in str(reason)[:200])
-        return TryAgainError(text.strip() or type(reason).__name__)
+        return TryAgainError(_printable(str(error)) or type(error).__name__)
+
+
+def _printable(text: str | None) -> str:
+    """What a server says, which may not steer the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in (text or "")[:200]).strip()
 
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 
-def _strong_validator(response: http.client.HTTPResponse) -> str | None:
+def _strong_validator(response: requests.Response) -> str | None:
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")

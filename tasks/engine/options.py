@@ -36,41 +36,53 @@ LARGEST_WHOLE = 2**63 - 1
 LONGEST_NAME = 200  # characters; a file system allows 255 bytes of a part
 
 
-# Images arrive in float32, and a step of float16 weights is lost to rounding.
-NOT_MIXED = ("64", "64-true", "16-true", "bf16-true")
-
-
-# Numbers that Lightning takes and stumbles over later, or turns into something else in silence.
-NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "accumulate_grad_batches": (lambda n: 1 <= n <= LARGEST, f"at least 1 and at most {LARGEST}"),
-    "check_val_every_n_epoch": (lambda n: n >= 1, "at least 1"),
+# What Lightning takes and stumbles over later, turns into something else in silence, or refuses
+# without a remedy: what is right besides null, in words, and why or what serves instead.
+TRAINER: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "devices": (
+        lambda n: n not in (0, "0", "[]", []),
+        "a number from 1, a list of devices, auto, or -1 for all",
+        "",
+    ),
+    "accumulate_grad_batches": (
+        lambda n: 1 <= n <= LARGEST,
+        f"at least 1 and at most {LARGEST}",
+        "",
+    ),
+    "check_val_every_n_epoch": (lambda n: n >= 1, "at least 1", ""),
     "val_check_interval": (
         lambda n: not isinstance(n, int | float) or n > 0,
         "a part of an epoch in (0, 1], or a number of batches from 1",
+        "",
     ),
-    "gradient_clip_val": (lambda x: 0 <= x < math.inf, "0 or more and finite, or null"),
-    "log_every_n_steps": (lambda n: n >= 0, "0 or more"),
-}
-
-
-# Options of Lightning that a run here has no use for, and what serves instead.
-LEFT_ALONE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "gradient_clip_val": (lambda x: 0 <= x < math.inf, "0 or more and finite, or null", ""),
+    "log_every_n_steps": (lambda n: n >= 0, "0 or more", ""),
+    # Images arrive in float32, and a step of float16 weights is lost to rounding.
+    "precision": (
+        lambda p: str(p) in ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed"),
+        "32-true, 16-mixed or bf16-mixed",
+        ": weights are kept in float32",
+    ),
     "max_time": (
-        (None,),
-        "the learning rate follows from how many steps a run has. Stop it by SIGTERM, as "
+        lambda _: False,
+        "null",
+        ": the learning rate follows from how many steps a run has. Stop it by SIGTERM, as "
         "`timeout 2h` sends it, and the same command resumes",
     ),
-    "overfit_batches": ((0.0,), "use `trainer.limit_train_batches`"),
+    "overfit_batches": (lambda n: n == 0, "0.0", ": use `trainer.limit_train_batches`"),
     "use_distributed_sampler": (
-        (False,),
-        "the data share themselves out over processes, in an order that is a function of the seed",
+        lambda used: not used,
+        "false",
+        ": the data share themselves out over processes, in an order that is a function of the "
+        "seed",
     ),
     "reload_dataloaders_every_n_epochs": (
-        (0,),
-        "every epoch has its own order without it, and with it a run would not resume exactly",
+        lambda n: n == 0,
+        "0",
+        ": every epoch has its own order without it, and with it a run would not resume exactly",
     ),
-    "barebones": ((False,), "a run is logged and saved"),
-    "enable_checkpointing": ((None, True), "a run is saved"),
+    "barebones": (lambda used: not used, "false", ": a run is logged and saved"),
+    "enable_checkpointing": (lambda used: used, "null", ": a run is saved"),
 }
 
 
@@ -124,7 +136,7 @@ def check_sections(config: Any, task: Any) -> None:
 
 def _check_run(config: Any) -> None:
     seed, name = config.seed_everything, config.name
-    if isinstance(seed, bool) or seed is None or not 0 <= seed < 2**32:
+    if seed is None or not 0 <= seed < 2**32:
         raise ValueError(
             f"Expected `seed_everything` to be from 0 to 2^32 - 1, but got {seed}: a run is a "
             "function of its seed."
@@ -204,32 +216,13 @@ def _check_length(trainer: Any, open_ends: tuple[int | None, ...]) -> None:
 
 
 def _check_trainer(trainer: Any) -> None:
-    if trainer.devices in (0, "0", "[]", []):
-        raise ValueError(
-            "Expected `trainer.devices` to be a number from 1, a list of devices, auto, or -1 for "
-            f"all, but got {trainer.devices}."
-        )
-    _check_numbers(trainer)
-    check_callbacks(trainer.callbacks)
-    for name, (allowed, remedy) in LEFT_ALONE.items():
-        value = trainer.get(name)
-        if value not in allowed:
-            raise ValueError(
-                f"Expected `trainer.{name}` to be {_shown(allowed[0])}, but got {_shown(value)}: "
-                f"{remedy}."
-            )
-    if str(trainer.precision) in NOT_MIXED or "transformer" in str(trainer.precision):
-        raise ValueError(
-            "Expected `trainer.precision` to be 32-true, 16-mixed or bf16-mixed, but got "
-            f"{trainer.precision}: weights are kept in float32."
-        )
-
-
-def _check_numbers(trainer: Any) -> None:
-    for name, (right, allowed) in NUMBERS.items():
+    for name, (right, allowed, why) in TRAINER.items():
         value = trainer.get(name)
         if value is not None and not right(value):
-            raise ValueError(f"Expected `trainer.{name}` to be {allowed}, but got {value}.")
+            raise ValueError(
+                f"Expected `trainer.{name}` to be {allowed}, but got {_shown(value)}{why}."
+            )
+    check_callbacks(trainer.callbacks)
 
 
 def _shown(value: Any) -> str:
@@ -285,79 +278,51 @@ def _unknown_metric(error: Exception) -> str | None:
 ENDINGS = (".yaml", ".yml", ".json")
 
 
-LARGEST = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
+LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
 
 
-NODES = 100_000  # values, with everything that an alias repeats
+class _KeysOnce(yaml.BaseLoader):
+    """Refuses a key that its mapping has already, of which a parser takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise ValueError(
+                    f"Expected {self.name} to say every key once, but {key.value!r} stands again "
+                    f"in line {key.start_mark.line + 1}: keep one, as the other would be passed "
+                    "over."
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def check_config_files(arguments: Sequence[str]) -> None:
     """Refuse files among the arguments of a command line that no configuration is.
 
     Raises:
-        ValueError: a file is not UTF-8, too large, or repeats its parts without end, as a few
-            lines of aliases can; or it says one key twice, of which a parser takes the last in
-            silence. The message names it.
+        ValueError: a file is not UTF-8, too large, holds no options or says one key twice. The
+            message names it.
     """
     for number, argument in enumerate(arguments):
         path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
         if path.suffix not in ENDINGS or not path.is_file():
             continue
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"Expected {path} to be a configuration, but it has over 1 MiB.")
         try:
-            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            with path.open(encoding="utf-8") as file:
+                found = yaml.load(file, Loader=_KeysOnce)
         except UnicodeDecodeError as error:
             raise ValueError(f"Expected {path} to be UTF-8, but it is not: {error}.") from error
         except (yaml.YAMLError, RecursionError):
             continue  # The parser says where.
         before = arguments[number - 1] if number else ""
         whole = argument.startswith("--config=") or before == "--config"
-        if whole and not isinstance(node, yaml.MappingNode):
-            found = "a list" if isinstance(node, yaml.SequenceNode) else "a value"
-            raise ValueError(
-                f"Expected {path} to hold options, as key: value, but it holds "
-                f"{'nothing' if node is None else found}."
+        if whole and not isinstance(found, dict):
+            kind = (
+                "nothing" if found is None else "a list" if isinstance(found, list) else "a value"
             )
-        if node is not None and _size(node, {}) > NODES:
             raise ValueError(
-                f"Expected {path} to be a configuration, but its aliases stand for more than "
-                f"{NODES:,} values: write out what you need."
+                f"Expected {path} to hold options, as key: value, but it holds {kind}."
             )
-        if node is not None and (key := _key_said_twice(node, set())) is not None:
-            raise ValueError(
-                f"Expected {path} to say every key once, but {key.value!r} stands again in line "
-                f"{key.start_mark.line + 1}: keep one, as the other would be passed over."
-            )
-
-
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values in the node when every alias is written out; an alias of itself has no end."""
-    if id(node) in known:
-        return known[id(node)]
-    known[id(node)] = NODES + 1  # until it is counted: what refers to itself
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-    known[id(node)] = 1 + sum(_size(child, known) for child in children)
-    return known[id(node)]
-
-
-def _key_said_twice(node: yaml.Node, seen: set[int]) -> yaml.Node | None:
-    """The first key that its mapping has already; nodes in `seen` are passed over."""
-    if id(node) in seen or isinstance(node, yaml.ScalarNode):
-        return None
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    else:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                return key
-            keys.add(str(key.value))
-        children = [part for pair in node.value for part in pair]
-    found = (_key_said_twice(child, seen) for child in children)
-    return next((key for key in found if key is not None), None)
