@@ -77,6 +77,9 @@ class ImageNet(ImageClassificationData):
         skip_bad: verify, and leave out what cannot be read or should not be there.
     """
 
+    NEUTRAL = ImageClassificationData.NEUTRAL | {"title", "verify"}
+    MEASURED = ImageClassificationData.MEASURED | {"corrupted", "severities"}
+    SIZE, SIZED_BY = 224, "image_size"
     LOCATIONS = ("root", "corrupted")
 
     def __init__(

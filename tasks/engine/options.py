@@ -1,27 +1,28 @@
-"""Options and configuration files, checked before any work; errors in one sentence."""
+"""The options of a command line, checked before any work; errors in one sentence."""
 
 from __future__ import annotations
 
 import importlib
-import logging
 import math
 import os
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
+import torch
 from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 
+from tasks.engine.base import CNSNModule
+from tasks.engine.results import OWN, check_own
 from tasks.runs.callback_kinds import check_callbacks
+from tasks.runs.nonfinite import NonFinite
 
 __all__ = [
-    "check_config_files",
-    "check_options",
-    "check_sections",
+    "add_options",
+    "check",
+    "rehearse",
 ]
 
 LARGEST = 2**31 - 1  # of a count: beyond it torch's numbers end
@@ -72,6 +73,75 @@ LEFT_ALONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "barebones": ((False,), "a run is logged and saved"),
     "enable_checkpointing": ((None, True), "a run is saved"),
 }
+
+
+def add_options(parser: LightningArgumentParser, task: type[CNSNModule]) -> None:
+    """What a command line has beside Lightning's options, and the options that follow from others.
+
+    Args:
+        parser: takes them.
+        task: the task's module.
+    """
+    parser.add_argument("--name", type=str, default="default", help="of the run, a folder or a/b/c")
+    parser.add_argument("--runs", type=str, default="runs", help="folder of run directories")
+    parser.add_argument("--results", type=str, default=str(OWN), help="folder of result lines")
+    parser.add_argument(
+        "--fresh", type=bool, default=False, help="a new numbered run beside the existing one"
+    )
+    parser.add_argument(
+        "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+    )
+    parser.add_argument(
+        "--speed", type=bool, default=True, help="log throughput, step time and memory"
+    )
+    parser.add_argument(
+        "--nonfinite",
+        type=NonFinite,
+        default="stop",
+        help="whether a step whose loss or gradient is not finite stops the run or is left out",
+    )
+    parser.link_arguments("seed_everything", "data.init_args.seed")
+    parser.link_arguments("seed_everything", "model.seed")
+    for source, target, when in task.LINKS:
+        parser.link_arguments(source, target, apply_on=when)
+    task.add_arguments(parser)
+
+
+def check(config: Any, subcommand: str, task: type[CNSNModule]) -> None:
+    """All that can be said against options before anything is built.
+
+    Args:
+        config: of one subcommand, complete.
+        subcommand: its name.
+        task: the task's module.
+
+    Raises:
+        ValueError: the message names the option and what is allowed.
+    """
+    check_sections(config, task)
+    check_options(config, subcommand)
+    task.check_config(config)
+    check_own(Path(config.results))
+
+
+def rehearse(config: Any, task: type[CNSNModule]) -> None:
+    """Build the model once without data, so that a mistake in it shows before they are read.
+
+    What only the data know, such as the number of classes, is a small number here.
+    """
+    unknown = [target for _, target, when in task.LINKS if when == "instantiate"]
+    if not unknown:
+        return
+    trial = config.model.clone()
+    for key in unknown:
+        trial[key.removeprefix("model.")] = 10
+    for key in ("weights", "official"):
+        if key in trial:
+            trial[key] = None
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(task, "model")
+    with torch.random.fork_rng(devices=[]):
+        parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))
 
 
 def check_options(config: Any, subcommand: str) -> None:
@@ -237,128 +307,3 @@ def _shown(value: Any) -> str:
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
-
-
-def _quiet() -> None:
-    """Hide messages that ask nothing of the user."""
-    for message in (
-        "LightningCLI's args parameter",  # given so on purpose
-        r".*LeafSpec.*",  # between two libraries
-        r"Checkpoint directory .* exists and is not empty",  # a resumed run
-        r".*does not have many workers",  # images in memory need none
-        r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
-        r"predict returned None",  # predictions are written to files
-    ):
-        warnings.filterwarnings("ignore", message)
-    # The sentence alone: where in the code it was said helps no user.
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
-    hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
-    saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
-    # Of every checkpoint: that it holds more than weights.
-    saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))
-
-
-def _own_words(error: Exception) -> str:
-    """Our sentence, without what others put around it.
-
-    A parser lists all the types that it tried; a loader's worker puts its traceback before.
-    """
-    text = str(error)
-    if text.startswith("Caught "):
-        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
-    lines = [line.strip(" -") for line in text.splitlines()]
-    ours = [line for line in lines if line.startswith("Expected ") and "<class '" not in line]
-    return ours[0] if ours and "Union subtypes" in lines[0] else text
-
-
-def _unknown_metric(error: Exception) -> str | None:
-    """What to say where a callback waits for a metric that is never logged; None if it is not so.
-
-    Which there are is known after the first validation.
-    """
-    found = re.match(r"Early stopping conditioned on metric `(.*?)` .* following: (.*)", str(error))
-    if found is None:
-        return None
-    return f"Expected EarlyStopping's `monitor` to be one of {found[2]}, but got `{found[1]}`."
-
-
-ENDINGS = (".yaml", ".yml", ".json")
-
-
-LARGEST = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
-
-
-NODES = 100_000  # values, with everything that an alias repeats
-
-
-def check_config_files(arguments: Sequence[str]) -> None:
-    """Refuse files among the arguments of a command line that no configuration is.
-
-    Raises:
-        ValueError: a file is not UTF-8, too large, or repeats its parts without end, as a few
-            lines of aliases can; or it says one key twice, of which a parser takes the last in
-            silence. The message names it.
-    """
-    for number, argument in enumerate(arguments):
-        path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
-        if path.suffix not in ENDINGS or not path.is_file():
-            continue
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"Expected {path} to be a configuration, but it has over 1 MiB.")
-        try:
-            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"Expected {path} to be UTF-8, but it is not: {error}.") from error
-        except (yaml.YAMLError, RecursionError):
-            continue  # The parser says where.
-        before = arguments[number - 1] if number else ""
-        whole = argument.startswith("--config=") or before == "--config"
-        if whole and not isinstance(node, yaml.MappingNode):
-            found = "a list" if isinstance(node, yaml.SequenceNode) else "a value"
-            raise ValueError(
-                f"Expected {path} to hold options, as key: value, but it holds "
-                f"{'nothing' if node is None else found}."
-            )
-        if node is not None and _size(node, {}) > NODES:
-            raise ValueError(
-                f"Expected {path} to be a configuration, but its aliases stand for more than "
-                f"{NODES:,} values: write out what you need."
-            )
-        if node is not None and (key := _key_said_twice(node, set())) is not None:
-            raise ValueError(
-                f"Expected {path} to say every key once, but {key.value!r} stands again in line "
-                f"{key.start_mark.line + 1}: keep one, as the other would be passed over."
-            )
-
-
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values in the node when every alias is written out; an alias of itself has no end."""
-    if id(node) in known:
-        return known[id(node)]
-    known[id(node)] = NODES + 1  # until it is counted: what refers to itself
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-    known[id(node)] = 1 + sum(_size(child, known) for child in children)
-    return known[id(node)]
-
-
-def _key_said_twice(node: yaml.Node, seen: set[int]) -> yaml.Node | None:
-    """The first key that its mapping has already; nodes in `seen` are passed over."""
-    if id(node) in seen or isinstance(node, yaml.ScalarNode):
-        return None
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    else:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                return key
-            keys.add(str(key.value))
-        children = [part for pair in node.value for part in pair]
-    found = (_key_said_twice(child, seen) for child in children)
-    return next((key for key in found if key is not None), None)

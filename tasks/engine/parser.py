@@ -1,16 +1,20 @@
-"""A command line's parser: one sentence where it is wrong, and no option of another class."""
+"""How a command line and its files are read: one sentence where they are wrong."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,9 +23,17 @@ from tasks.runs.recipe import MODEL_FILES
 
 __all__ = [
     "TaskParser",
+    "check_config_files",
     "instantiate",
     "own_options",
+    "own_words",
+    "quiet",
+    "unknown_metric",
 ]
+
+ENDINGS = (".yaml", ".yml", ".json")
+LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
+NODES = 100_000  # values, with everything that an alias repeats
 
 
 class TaskParser(LightningArgumentParser):
@@ -106,3 +118,119 @@ def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, An
     data = {**data, "init_args": {**data["init_args"], "seed": seed}}
     made = parser.instantiate(parser.parse_object({"model": {**model, "seed": seed}, "data": data}))
     return made.model, made.data
+
+
+def quiet() -> None:
+    """Hide messages that ask nothing of the user."""
+    for message in (
+        "LightningCLI's args parameter",  # given so on purpose
+        r".*LeafSpec.*",  # between two libraries
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r".*does not have many workers",  # images in memory need none
+        r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
+        r"predict returned None",  # predictions are written to files
+    ):
+        warnings.filterwarnings("ignore", message)
+    # The sentence alone: where in the code it was said helps no user.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
+    hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
+    saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
+    # Of every checkpoint: that it holds more than weights.
+    saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))
+
+
+def own_words(error: Exception) -> str:
+    """Our sentence, without what others put around it.
+
+    A parser lists all the types that it tried; a loader's worker puts its traceback before.
+    """
+    text = str(error)
+    if text.startswith("Caught "):
+        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    lines = [line.strip(" -") for line in text.splitlines()]
+    ours = [line for line in lines if line.startswith("Expected ") and "<class '" not in line]
+    return ours[0] if ours and "Union subtypes" in lines[0] else text
+
+
+def unknown_metric(error: Exception) -> str | None:
+    """What to say where a callback waits for a metric that is never logged; None if it is not so.
+
+    Which there are is known after the first validation.
+    """
+    found = re.match(r"Early stopping conditioned on metric `(.*?)` .* following: (.*)", str(error))
+    if found is None:
+        return None
+    return f"Expected EarlyStopping's `monitor` to be one of {found[2]}, but got `{found[1]}`."
+
+
+def check_config_files(arguments: Sequence[str]) -> None:
+    """Refuse files among the arguments of a command line that no configuration is.
+
+    Raises:
+        ValueError: a file is not UTF-8, too large, or repeats its parts without end, as a few
+            lines of aliases can; or it says one key twice, of which a parser takes the last in
+            silence. The message names it.
+    """
+    for number, argument in enumerate(arguments):
+        path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
+        if path.suffix not in ENDINGS or not path.is_file():
+            continue
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"Expected {path} to be a configuration, but it has over 1 MiB.")
+        try:
+            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Expected {path} to be UTF-8, but it is not: {error}.") from error
+        except (yaml.YAMLError, RecursionError):
+            continue  # The parser says where.
+        before = arguments[number - 1] if number else ""
+        whole = argument.startswith("--config=") or before == "--config"
+        if whole and not isinstance(node, yaml.MappingNode):
+            found = "a list" if isinstance(node, yaml.SequenceNode) else "a value"
+            raise ValueError(
+                f"Expected {path} to hold options, as key: value, but it holds "
+                f"{'nothing' if node is None else found}."
+            )
+        if node is not None and _size(node, {}) > NODES:
+            raise ValueError(
+                f"Expected {path} to be a configuration, but its aliases stand for more than "
+                f"{NODES:,} values: write out what you need."
+            )
+        if node is not None and (key := _key_said_twice(node, set())) is not None:
+            raise ValueError(
+                f"Expected {path} to say every key once, but {key.value!r} stands again in line "
+                f"{key.start_mark.line + 1}: keep one, as the other would be passed over."
+            )
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values in the node when every alias is written out; an alias of itself has no end."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = NODES + 1  # until it is counted: what refers to itself
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
+
+
+def _key_said_twice(node: yaml.Node, seen: set[int]) -> yaml.Node | None:
+    """The first key that its mapping has already; nodes in `seen` are passed over."""
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return None
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    else:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                return key
+            keys.add(str(key.value))
+        children = [part for pair in node.value for part in pair]
+    found = (_key_said_twice(child, seen) for child in children)
+    return next((key for key in found if key is not None), None)
