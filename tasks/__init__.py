@@ -8,6 +8,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def all_tasks() -> dict[str, Any]:
+    """Every task's module class by the task's name."""
+    found = sorted(Path(__file__).parent.glob("*/module.py"))
+    return {path.parent.name: task_of(path.parent.name) for path in found}
+
+
 def task_of(name: str) -> Any:
     """The module class of the task `name`, which says what the engine, tables and report must know.
 

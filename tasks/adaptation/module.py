@@ -93,6 +93,12 @@ class Adaptation(CNSNModule):
     MONITOR = None
     COLUMNS: ClassVar = {"accuracy": "accuracy"}
     METRIC = "accuracy"
+    DRAWN: ClassVar = {
+        "tsne.png": "Features in the plane (t-SNE)",
+        "confusion.png": "What is taken for what",
+        "mistakes.png": "Most confident mistakes",
+    }
+    ABSENT = "No embeddings: python -m tasks.adaptation.embeddings draws them, below the runs."
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
-from data.imagenet.folders import has_two_orders
+from data.images import has_two_orders
 from data.randomness import derive_seed, generator_for
 from tasks.engine.memory import use_memory_format
 from tasks.engine.optim import OptimizerSpec, build_optimizer, decay_groups
@@ -92,6 +92,12 @@ class CNSNModule(L.LightningModule):
         VALIDATED: of those, what changes what a validation measures, too.
         COLUMNS: of a table whose file names none: keys of the test's summary, with their headers.
         METRIC: the column that such a table compares by.
+        CURVES: titles of logged values on the report's page, where their names say too little.
+        PICTURES: of a run's directory, for the page: a pattern of files' names, of which the last
+            is shown, with its heading.
+        DRAWN: pictures that another command draws below the runs: names, the one that is always
+            there first, with their titles.
+        ABSENT: what the page says where it has no run of the task, or nothing drawn.
         ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
             sites would be compiled as a graph of its own, until torch gives up.
         metrics: set by the end of a test; becomes part of the result line.
@@ -110,6 +116,10 @@ class CNSNModule(L.LightningModule):
     VALIDATED: ClassVar[frozenset[str]] = frozenset()
     COLUMNS: ClassVar[Mapping[str, str]] = {}
     METRIC: ClassVar[str] = ""
+    CURVES: ClassVar[Mapping[str, str]] = {}
+    PICTURES: ClassVar[Mapping[str, str]] = {}
+    DRAWN: ClassVar[Mapping[str, str]] = {}
+    ABSENT: ClassVar[str] = ""
     ONE_GRAPH: ClassVar[bool] = True
     metrics: dict[str, Any]
 

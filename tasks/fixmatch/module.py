@@ -69,6 +69,10 @@ class FixMatch(CNSNModule):
         "raw_mce": "mean corruption error (raw weights)",
     }
     METRIC = "mce"
+    CURVES: ClassVar = {
+        "train/mask_rate": "train/mask_rate: unlabelled images kept by the threshold"
+    }
+    ABSENT = "No mask rate: there is no run of FixMatch."
 
     def __init__(
         self,

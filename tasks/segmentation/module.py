@@ -89,6 +89,11 @@ class Segmentation(CNSNModule):
         "target_accuracy": "target pixel accuracy",
     }
     METRIC = "target_miou"
+    PICTURES: ClassVar = {
+        "pictures/epoch_*.png": "Segmentations",
+        "iou_by_class.png": "IoU by class",
+    }
+    ABSENT = "No segmentations: there is no run of the segmentation task."
     # Over the labelled pixels of all processes: see `_labelled_pixels`.
     MEAN_OVER_SAMPLES = False
 

@@ -25,7 +25,8 @@ from tasks import task_of
 
 __all__ = ["Row", "Table"]
 
-FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError)
+# Of a file that is no table; an import that fails is of a task that there is not.
+_FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Table:
             if not content.keys() >= {"columns", "metric"}:
                 task = task_of(content["task"])
                 content = {"columns": dict(task.COLUMNS), "metric": task.METRIC, **content}
-        except (*FAULTS, ImportError, AttributeError) as error:
+        except (*_FAULTS, ImportError, AttributeError) as error:
             raise ValueError(
                 f"Expected {path} to be a table in YAML, but {quoted(error)}."
             ) from error
