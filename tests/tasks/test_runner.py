@@ -35,7 +35,7 @@ if n:
     left.write_text(str(n - 1))
     sys.exit(n if n in (2, 66) else 1)
 sys.path.insert(0, ".")
-from tasks.results import append_result
+from tasks.engine.results import append_result
 record = {"name": name, "seed": int(seed), "dataset": "d"}
 record |= {"fingerprint": "f", "n_train": 2, "n_test": 1}
 record |= {"recipe": {"model": {"row": row}, "data": {"init_args": {}}}}
@@ -293,7 +293,7 @@ def test_a_row_of_pretrained_weights_is_tested_once_and_never_trained(
 
 def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:
     path = tmp_path / "toys.yaml"
-    text = "{title: t, dataset: d, task: toy, configs: [], rows: [{name: A, network: N, %s}]}"
+    text = "{title: t, dataset: d, task: text, configs: [], rows: [{name: A, network: N, %s}]}"
     path.write_text(text % "trained_as: B")
     with pytest.raises(ValueError, match=r"`trained_as` of N/A to name a trained row.*'B'"):
         Table.load(path)
@@ -309,7 +309,7 @@ def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:
 def test_settings_repeat_every_row(tmp_path: Path) -> None:
     path = tmp_path / "toys.yaml"
     path.write_text(
-        "title: t\ndataset: d\ntask: toy\nconfigs: []\n"
+        "title: t\ndataset: d\ntask: text\nconfigs: []\n"
         "settings: {a to b: {data.source: a}, b to a: {data.source: b}}\n"
         "rows:\n- {name: A, network: N, options: {x: 1}}\n- {name: B, network: N, trained_as: A}\n"
     )
