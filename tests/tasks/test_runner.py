@@ -175,8 +175,8 @@ if not saved.exists():
 INTERRUPTED = """
 import pathlib, sys
 from tests.tasks.test_runner import SAVING, SCRIPT, recipe
-from tasks.runner import Places, Run, run_all, runs_of
-from tasks.table_spec import Row, Table
+from tasks.tables.runner import Places, Run, run_all, runs_of
+from tasks.tables.spec import Row, Table
 folder = pathlib.Path(sys.argv[1])
 def commands(run):
     arguments = [str(folder), run.title, run.row.name, str(run.seed)]
