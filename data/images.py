@@ -19,8 +19,14 @@ __all__ = [
     "by_channel",
     "check_statistics",
     "fingerprint",
+    "has_two_orders",
     "normalise",
 ]
+
+
+def has_two_orders(classes: Sequence[str]) -> bool:
+    """Whether the names are numbers that stand in another order as names: 0, 1, 10, 2."""
+    return all(map(str.isdecimal, classes)) and sorted(classes) != sorted(classes, key=int)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

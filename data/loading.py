@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import lightning as L
 import torch
@@ -257,8 +257,22 @@ class ResumableDataModule(L.LightningDataModule):
     Lightning restores a stateful loader only if it was not built before the checkpoint is read,
     which learning-rate schedules that ask for the number of steps make happen; the data module's
     own state has no such condition.
+
+    Attributes:
+        NEUTRAL: options that change nothing in what is learnt or measured; those of a class take
+            the place of its base's, also below.
+        MEASURED: options that change nothing but what a test measures.
+        VALIDATED: of those, what changes what a validation measures, too.
+        SIZE: of a training sample, pixels of an image's side or words of a text, where the options
+            leave it open; what a run costs is reckoned from it. None says nothing.
+        SIZED_BY: the option that gives another one.
     """
 
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"workers", "eval_batch_size"})
+    MEASURED: ClassVar[frozenset[str]] = frozenset()
+    VALIDATED: ClassVar[frozenset[str]] = frozenset()
+    SIZE: ClassVar[int | None] = None
+    SIZED_BY: ClassVar[str] = ""
     train_loader: NumberedLoader | None = None
     _batches_seen = 0
 

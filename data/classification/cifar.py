@@ -188,6 +188,9 @@ class CIFAR(ImageClassificationData):
     The other arguments are those of :class:`ImageClassificationData`.
     """
 
+    MEASURED = ImageClassificationData.MEASURED | {"corrupted"}
+    SIZE = 32
+
     def __init__(
         self,
         root: str = "~/datasets",

@@ -30,6 +30,7 @@ class Digits(ImageClassificationData):
 
     title = "scikit-learn digits (16x16)"
     num_classes = 10
+    SIZE = 16
     COMPLETE = ("gaussian_noise", "defocus_blur", "fog", "brightness", "contrast")
     CORRUPTION_SEED = 0
     TRAIN = 1200

@@ -76,6 +76,8 @@ class ImageClassificationData(ResumableDataModule):
     """
 
     COMPLETE: ClassVar[tuple[str, ...]] = CORRUPTIONS
+    NEUTRAL = ResumableDataModule.NEUTRAL | {"resident"}
+    MEASURED = frozenset({"corruptions"})
     num_classes: int
     title: str
 

@@ -128,6 +128,8 @@ class DomainPair(ResumableDataModule):
         std: of the input normalisation, by channel.
     """
 
+    SIZE, SIZED_BY = 224, "crop"
+
     def __init__(
         self,
         root: str = "~/datasets",

@@ -33,7 +33,6 @@ __all__ = [
     "check_classes",
     "drop_misplaced",
     "drop_unreadable",
-    "has_two_orders",
     "list_images",
     "refuse_or_skip",
 ]
@@ -123,11 +122,6 @@ class FolderImages:
         for position in range(len(self)):
             line = f"{self.below(position)}\0{os.path.getsize(self.path(position))}\n"
             digest.update(os.fsencode(line))
-
-
-def has_two_orders(classes: Sequence[str]) -> bool:
-    """Whether the names are numbers that stand in another order as names: 0, 1, 10, 2."""
-    return all(map(str.isdecimal, classes)) and sorted(classes) != sorted(classes, key=int)
 
 
 def _in_order(classes: Sequence[str], order: ClassOrder | None, folder: Path) -> list[str]:

@@ -42,6 +42,7 @@ from data.imagenet.layout import (
     title_of,
 )
 from data.images import Group
+from data.loading import ResumableDataModule
 from data.randomness import derive_seed
 
 __all__ = ["ImageNet"]
@@ -77,6 +78,9 @@ class ImageNet(ImageClassificationData):
         skip_bad: verify, and leave out what cannot be read or should not be there.
     """
 
+    NEUTRAL = ResumableDataModule.NEUTRAL | {"title", "verify"}
+    MEASURED = ImageClassificationData.MEASURED | {"corrupted", "severities"}
+    SIZE, SIZED_BY = 224, "image_size"
     LOCATIONS = ("root", "corrupted")
 
     def __init__(

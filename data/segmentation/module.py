@@ -99,6 +99,8 @@ class SourceAndTarget(ResumableDataModule):
         DataNotFoundError: a root is not there, and no `predict_root` is given.
     """
 
+    NEUTRAL = ResumableDataModule.NEUTRAL | {"verify", "predict_root"}
+    SIZE, SIZED_BY = 713, "crop_size"
     LOCATIONS = ("root", "source_root", "target_root", "predict_root")
     # Whose last part names the data, unless this option does.
     NAMED = MappingProxyType({"source_root": "source_name", "target_root": "target_name"})

@@ -49,6 +49,9 @@ class IMDbToSST2(ResumableDataModule):
         max_length: words of a review that are read, from its beginning; None reads all.
     """
 
+    MEASURED = frozenset({"sst2", "sst2_splits"})
+    VALIDATED = frozenset({"sst2_splits"})  # the sentences are scored after every epoch
+    SIZE, SIZED_BY = 400, "max_length"
     LOCATIONS = ("imdb", "sst2", "glove")
     ROOTS = ("imdb", "sst2")  # which one folder may hold
     NAMED = MappingProxyType({"glove": ""})  # the file's name tells word vectors apart

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from tasks.adaptation.adversary import (
 from tasks.adaptation.confusion import Confusion, log_confusion, print_confusion
 from tasks.adaptation.domain_norm import Target, part_domains, two_domains
 from tasks.engine.adabn import kept_batch_norm, reestimate_batch_norm
-from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.engine.base import CNSNModule, CrossNormTraining, crossnorm_share
 from tasks.engine.optim import OptimizerSpec
 
 __all__ = ["Adaptation", "BatchNorm", "Style"]
@@ -91,6 +91,14 @@ class Adaptation(CNSNModule):
     DATA = DomainPair
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     MONITOR = None
+    COLUMNS: ClassVar = {"accuracy": "accuracy"}
+    METRIC = "accuracy"
+    DRAWN: ClassVar = {
+        "tsne.png": "Features in the plane (t-SNE)",
+        "confusion.png": "What is taken for what",
+        "mistakes.png": "Most confident mistakes",
+    }
+    ABSENT = "No embeddings: python -m tasks.adaptation.embeddings draws them, below the runs."
 
     def __init__(
         self,
@@ -134,6 +142,12 @@ class Adaptation(CNSNModule):
             features = self.classifier.in_features
             self.discriminator = DomainDiscriminator(features, adversary.hidden)
         self.evaluation = ExitStack()
+
+    @staticmethod
+    def forwards(data: dict[str, Any], model: dict[str, Any]) -> float:
+        if model.get("batch_norm") == "mixed":
+            return 2
+        return 1 + crossnorm_share(model) * (model.get("style") == "target")
 
     @property
     def classifier(self) -> nn.Linear:

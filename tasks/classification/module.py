@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,14 @@ class Classification(CNSNModule):
 
     DATA = ImageClassificationData
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
+    MEASURED = frozenset({"adabn", "adabn_passes", "adabn_selfnorm", "attack", "attacks"})
+    COLUMNS: ClassVar = {
+        "error": "clean error",
+        "mce": "mean corruption error",
+        "ece": "clean ECE",
+        "corrupted_ece": "mean corruption ECE",
+    }
+    METRIC = "mce"
 
     def __init__(
         self,
@@ -228,11 +236,19 @@ class Classification(CNSNModule):
             reference=self._data.reference_errors(),
         )
 
+    @staticmethod
+    def forwards(data: dict[str, Any], model: dict[str, Any]) -> float:
+        names = [step["class_path"].rpartition(".")[2] for step in data.get("augment", [])]
+        views = 2 if AugMix.__name__ in names else 0
+        attack = model.get("adversarial")
+        steps = attack.get("steps", AttackSpec.steps) if attack else 0
+        return CNSNModule.forwards(data, model) + views + steps
+
     def print_report(self, record: dict[str, Any]) -> None:
         """Print a test's figures as a table."""
-        from tasks.engine.conditions import print_classification
+        from tasks.engine.conditions import print_conditions
 
-        print_classification(record)
+        print_conditions(record)
 
 
 TASK = Classification

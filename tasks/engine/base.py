@@ -12,7 +12,7 @@ A task derives its LightningModule from :class:`CNSNModule` and writes its own l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from data.errors import listed
-from data.imagenet.folders import has_two_orders
+from data.images import has_two_orders
 from data.randomness import derive_seed, generator_for
 from tasks.engine.memory import use_memory_format
 from tasks.engine.optim import OptimizerSpec, build_optimizer, decay_groups
 from tasks.engine.weights import holds_layers
 
-__all__ = ["CNSNModule", "CrossNormTraining"]
+__all__ = ["CNSNModule", "CrossNormTraining", "crossnorm_share"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ class CrossNormTraining:
             raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
 
 
+def crossnorm_share(model: dict[str, Any]) -> float:
+    """The share of steps with CrossNorm, by the options of a module that were given."""
+    if (model.get("cnsn") or {}).get("kind") not in ("cn", "cnsn"):
+        return 0.0
+    return float((model.get("crossnorm") or {}).get("p", CrossNormTraining.p))
+
+
 class CNSNModule(L.LightningModule):
     """Base of the tasks' modules.
 
@@ -81,6 +88,17 @@ class CNSNModule(L.LightningModule):
             a batch then counts in an optimiser's step.
         DATA: what the task's batches come from.
         UNIT: what batches hold, as throughput counts it.
+        NEUTRAL: options that change nothing in what is learnt or measured.
+        MEASURED: options that change nothing but what a test measures.
+        VALIDATED: of those, what changes what a validation measures, too.
+        COLUMNS: of a table whose file names none: keys of the test's summary, with their headers.
+        METRIC: the column that such a table compares by.
+        CURVES: titles of logged values on the report's page, where their names say too little.
+        PICTURES: of a run's directory, for the page: a pattern of files' names, of which the last
+            is shown, with its heading.
+        DRAWN: pictures that another command draws below the runs: names, the one that is always
+            there first, with their titles.
+        ABSENT: what the page says where it has no run of the task, or nothing drawn.
         ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
             sites would be compiled as a graph of its own, until torch gives up.
         metrics: set by the end of a test; becomes part of the result line.
@@ -94,6 +112,15 @@ class CNSNModule(L.LightningModule):
     HEADS: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
     DATA: ClassVar[type[L.LightningDataModule]] = L.LightningDataModule
     UNIT: ClassVar[str] = "images"
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset()
+    MEASURED: ClassVar[frozenset[str]] = frozenset()
+    VALIDATED: ClassVar[frozenset[str]] = frozenset()
+    COLUMNS: ClassVar[Mapping[str, str]] = {}
+    METRIC: ClassVar[str] = ""
+    CURVES: ClassVar[Mapping[str, str]] = {}
+    PICTURES: ClassVar[Mapping[str, str]] = {}
+    DRAWN: ClassVar[Mapping[str, str]] = {}
+    ABSENT: ClassVar[str] = ""
     ONE_GRAPH: ClassVar[bool] = True
     metrics: dict[str, Any]
 
@@ -206,6 +233,22 @@ class CNSNModule(L.LightningModule):
         from tasks.engine.weights import load_weights
 
         return load_weights(network, weights, heads=self.HEADS)
+
+    @staticmethod
+    def forwards(data: dict[str, Any], model: dict[str, Any]) -> float:
+        """Forwards of a training step for each sample of its batch, on the mean; see the tables.
+
+        Args:
+            data: the options of the data module that were given.
+            model: those of the task's.
+        """
+        consistency = (model.get("crossnorm") or {}).get("consistency")
+        return 1 + (2 * crossnorm_share(model) if consistency else 0)
+
+    @staticmethod
+    def example(size: int) -> tuple[Tensor, ...]:
+        """What the network takes of one training sample, of that size; values do not count."""
+        return (torch.zeros(1, 3, size, size),)
 
     def units(self, batch: dict[str, Any]) -> int:
         """How many units a batch holds."""

@@ -16,7 +16,7 @@ __all__ = [
     "clean_and_corrupted",
     "log_conditions",
     "mean_over_corruptions",
-    "print_classification",
+    "print_conditions",
     "summarise",
 ]
 
@@ -133,7 +133,7 @@ def summarise(
     return {"summary": summary, "corruptions": tested, "conditions": by_condition}
 
 
-def print_classification(record: dict[str, Any]) -> None:
+def print_conditions(record: dict[str, Any]) -> None:
     """Error of each corruption by severity, then the summary; all in percent."""
     counts = f"{record['n_train']} training, {record['n_test']} test images"
     title = f"Error in %, {record['dataset']}, {counts}, seed {record['seed']}"

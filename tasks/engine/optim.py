@@ -36,9 +36,10 @@ class OptimizerSpec:
         weight_decay: added to the gradient as an L2 penalty.
         decay_norm_and_bias: whether normalisation parameters and biases decay too.
         head_lr_factor: on the learning rate of the parameters that the task calls its heads.
-        schedule: "cosine" falls to `final_lr` over the run; "cosine_7_16" is FixMatch's
-            cos(7 pi step / (16 steps)); "poly" is (1 - step / steps) ** `power`; "steps" divides
-            by 10 at every milestone; "constant" stays.
+        schedule: "cosine" falls to `final_lr` over the run; "cosine_7_16" is
+            cos(7 pi step / (16 steps)), as in Sohn et al. 2020; "poly" is
+            (1 - step / steps) ** `power`; "steps" divides by 10 at every milestone; "constant"
+            stays.
         final_lr: where "cosine" ends.
         power: of "poly".
         milestones: of "steps", as fractions of the run in (0, 1), rising.

@@ -1,27 +1,28 @@
-"""Options and configuration files, checked before any work; errors in one sentence."""
+"""The options of a command line, checked before any work; errors in one sentence."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import pkgutil
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
+import torch
 from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 
+from tasks.engine.base import CNSNModule
+from tasks.engine.results import OWN, check_own
 from tasks.runs.callback_kinds import check_callbacks
+from tasks.runs.nonfinite import NonFinite
 
 __all__ = [
-    "check_config_files",
-    "check_options",
-    "check_sections",
+    "add_options",
+    "check",
+    "rehearse",
 ]
 
 LARGEST = 2**31 - 1  # of a count: beyond it torch's numbers end
@@ -84,6 +85,75 @@ TRAINER: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "barebones": (lambda used: not used, "false", ": a run is logged and saved"),
     "enable_checkpointing": (lambda used: used, "null", ": a run is saved"),
 }
+
+
+def add_options(parser: LightningArgumentParser, task: type[CNSNModule]) -> None:
+    """What a command line has beside Lightning's options, and the options that follow from others.
+
+    Args:
+        parser: takes them.
+        task: the task's module.
+    """
+    parser.add_argument("--name", type=str, default="default", help="of the run, a folder or a/b/c")
+    parser.add_argument("--runs", type=str, default="runs", help="folder of run directories")
+    parser.add_argument("--results", type=str, default=str(OWN), help="folder of result lines")
+    parser.add_argument(
+        "--fresh", type=bool, default=False, help="a new numbered run beside the existing one"
+    )
+    parser.add_argument(
+        "--save_every", type=int, default=0, help="also save `last` every N steps (0: by epoch)"
+    )
+    parser.add_argument(
+        "--speed", type=bool, default=True, help="log throughput, step time and memory"
+    )
+    parser.add_argument(
+        "--nonfinite",
+        type=NonFinite,
+        default="stop",
+        help="whether a step whose loss or gradient is not finite stops the run or is left out",
+    )
+    parser.link_arguments("seed_everything", "data.init_args.seed")
+    parser.link_arguments("seed_everything", "model.seed")
+    for source, target, when in task.LINKS:
+        parser.link_arguments(source, target, apply_on=when)
+    task.add_arguments(parser)
+
+
+def check(config: Any, subcommand: str, task: type[CNSNModule]) -> None:
+    """All that can be said against options before anything is built.
+
+    Args:
+        config: of one subcommand, complete.
+        subcommand: its name.
+        task: the task's module.
+
+    Raises:
+        ValueError: the message names the option and what is allowed.
+    """
+    check_sections(config, task)
+    check_options(config, subcommand)
+    task.check_config(config)
+    check_own(Path(config.results))
+
+
+def rehearse(config: Any, task: type[CNSNModule]) -> None:
+    """Build the model once without data, so that a mistake in it shows before they are read.
+
+    What only the data know, such as the number of classes, is a small number here.
+    """
+    unknown = [target for _, target, when in task.LINKS if when == "instantiate"]
+    if not unknown:
+        return
+    trial = config.model.clone()
+    for key in unknown:
+        trial[key.removeprefix("model.")] = 10
+    for key in ("weights", "official"):
+        if key in trial:
+            trial[key] = None
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(task, "model")
+    with torch.random.fork_rng(devices=[]):
+        parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))
 
 
 def check_options(config: Any, subcommand: str) -> None:
@@ -229,100 +299,3 @@ def _shown(value: Any) -> str:
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
-
-
-def _quiet() -> None:
-    """Hide messages that ask nothing of the user."""
-    for message in (
-        "LightningCLI's args parameter",  # given so on purpose
-        r".*LeafSpec.*",  # between two libraries
-        r"Checkpoint directory .* exists and is not empty",  # a resumed run
-        r".*does not have many workers",  # images in memory need none
-        r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
-        r"predict returned None",  # predictions are written to files
-    ):
-        warnings.filterwarnings("ignore", message)
-    # The sentence alone: where in the code it was said helps no user.
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
-    hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
-    saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
-    # Of every checkpoint: that it holds more than weights.
-    saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))
-
-
-def _own_words(error: Exception) -> str:
-    """Our sentence, without what others put around it.
-
-    A parser lists all the types that it tried; a loader's worker puts its traceback before.
-    """
-    text = str(error)
-    if text.startswith("Caught "):
-        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
-    lines = [line.strip(" -") for line in text.splitlines()]
-    ours = [line for line in lines if line.startswith("Expected ") and "<class '" not in line]
-    return ours[0] if ours and "Union subtypes" in lines[0] else text
-
-
-def _unknown_metric(error: Exception) -> str | None:
-    """What to say where a callback waits for a metric that is never logged; None if it is not so.
-
-    Which there are is known after the first validation.
-    """
-    found = re.match(r"Early stopping conditioned on metric `(.*?)` .* following: (.*)", str(error))
-    if found is None:
-        return None
-    return f"Expected EarlyStopping's `monitor` to be one of {found[2]}, but got `{found[1]}`."
-
-
-ENDINGS = (".yaml", ".yml", ".json")
-
-
-LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
-
-
-class _KeysOnce(yaml.BaseLoader):
-    """Refuses a key that its mapping has already, of which a parser takes the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise ValueError(
-                    f"Expected {self.name} to say every key once, but {key.value!r} stands again "
-                    f"in line {key.start_mark.line + 1}: keep one, as the other would be passed "
-                    "over."
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def check_config_files(arguments: Sequence[str]) -> None:
-    """Refuse files among the arguments of a command line that no configuration is.
-
-    Raises:
-        ValueError: a file is not UTF-8, too large, holds no options or says one key twice. The
-            message names it.
-    """
-    for number, argument in enumerate(arguments):
-        path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
-        if path.suffix not in ENDINGS or not path.is_file():
-            continue
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"Expected {path} to be a configuration, but it has over 1 MiB.")
-        try:
-            with path.open(encoding="utf-8") as file:
-                found = yaml.load(file, Loader=_KeysOnce)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"Expected {path} to be UTF-8, but it is not: {error}.") from error
-        except (yaml.YAMLError, RecursionError):
-            continue  # The parser says where.
-        before = arguments[number - 1] if number else ""
-        whole = argument.startswith("--config=") or before == "--config"
-        if whole and not isinstance(found, dict):
-            kind = (
-                "nothing" if found is None else "a list" if isinstance(found, list) else "a value"
-            )
-            raise ValueError(
-                f"Expected {path} to hold options, as key: value, but it holds {kind}."
-            )

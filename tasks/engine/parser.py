@@ -1,16 +1,20 @@
-"""A command line's parser: one sentence where it is wrong, and no option of another class."""
+"""How a command line and its files are read: one sentence where they are wrong."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,9 +23,16 @@ from tasks.runs.recipe import MODEL_FILES
 
 __all__ = [
     "TaskParser",
+    "check_config_files",
     "instantiate",
     "own_options",
+    "own_words",
+    "quiet",
+    "unknown_metric",
 ]
+
+ENDINGS = (".yaml", ".yml", ".json")
+LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
 
 
 class TaskParser(LightningArgumentParser):
@@ -106,3 +117,94 @@ def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, An
     data = {**data, "init_args": {**data["init_args"], "seed": seed}}
     made = parser.instantiate(parser.parse_object({"model": {**model, "seed": seed}, "data": data}))
     return made.model, made.data
+
+
+def quiet() -> None:
+    """Hide messages that ask nothing of the user."""
+    for message in (
+        "LightningCLI's args parameter",  # given so on purpose
+        r".*LeafSpec.*",  # between two libraries
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r".*does not have many workers",  # images in memory need none
+        r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
+        r"predict returned None",  # predictions are written to files
+    ):
+        warnings.filterwarnings("ignore", message)
+    # The sentence alone: where in the code it was said helps no user.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
+    hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
+    saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
+    # Of every checkpoint: that it holds more than weights.
+    saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))
+
+
+def own_words(error: Exception) -> str:
+    """Our sentence, without what others put around it.
+
+    A parser lists all the types that it tried; a loader's worker puts its traceback before.
+    """
+    text = str(error)
+    if text.startswith("Caught "):
+        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    lines = [line.strip(" -") for line in text.splitlines()]
+    ours = [line for line in lines if line.startswith("Expected ") and "<class '" not in line]
+    return ours[0] if ours and "Union subtypes" in lines[0] else text
+
+
+def unknown_metric(error: Exception) -> str | None:
+    """What to say where a callback waits for a metric that is never logged; None if it is not so.
+
+    Which there are is known after the first validation.
+    """
+    found = re.match(r"Early stopping conditioned on metric `(.*?)` .* following: (.*)", str(error))
+    if found is None:
+        return None
+    return f"Expected EarlyStopping's `monitor` to be one of {found[2]}, but got `{found[1]}`."
+
+
+class _KeysOnce(yaml.BaseLoader):
+    """Refuses a key that its mapping has already, of which a parser takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise ValueError(
+                    f"Expected {self.name} to say every key once, but {key.value!r} stands again "
+                    f"in line {key.start_mark.line + 1}: keep one, as the other would be passed "
+                    "over."
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def check_config_files(arguments: Sequence[str]) -> None:
+    """Refuse files among the arguments of a command line that no configuration is.
+
+    Raises:
+        ValueError: a file is not UTF-8, too large, holds no options or says one key twice. The
+            message names it.
+    """
+    for number, argument in enumerate(arguments):
+        path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
+        if path.suffix not in ENDINGS or not path.is_file():
+            continue
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"Expected {path} to be a configuration, but it has over 1 MiB.")
+        try:
+            with path.open(encoding="utf-8") as file:
+                found = yaml.load(file, Loader=_KeysOnce)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Expected {path} to be UTF-8, but it is not: {error}.") from error
+        except (yaml.YAMLError, RecursionError):
+            continue  # The parser says where.
+        before = arguments[number - 1] if number else ""
+        whole = argument.startswith("--config=") or before == "--config"
+        if whole and not isinstance(found, dict):
+            kind = (
+                "nothing" if found is None else "a list" if isinstance(found, list) else "a value"
+            )
+            raise ValueError(
+                f"Expected {path} to hold options, as key: value, but it holds {kind}."
+            )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.runs.recipe import MODEL_FILES, NEUTRAL_DATA, locations
+from tasks.runs.recipe import MODEL_FILES, Neutral, locations
 
 __all__ = ["Titles", "titles_of"]
 
@@ -71,7 +71,7 @@ def _network(config: Options, recipe: Options) -> str:
 def _data(config: Options, recipe: Options) -> tuple[str, Options]:
     """A set's name with where it lies, and what else was changed of it."""
     every, changed = (part.get("init_args", {}) for part in (config, recipe))
-    own = set(locations(dict(config))) - NEUTRAL_DATA
+    own = set(locations(dict(config))) - Neutral.of_data(dict(config)).always
     places = {k: Path(every[k]).name for k in own if every.get(k)}
     places = {k: v for k, v in places.items() if v != USUAL_PLACE}
     named = every.get("title") or every.get("name") or config["class_path"].rpartition(".")[2]

@@ -18,7 +18,7 @@ import copy
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,17 @@ class FixMatch(CNSNModule):
     """
 
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
+    COLUMNS: ClassVar = {
+        "error": "clean error (EMA)",
+        "mce": "mean corruption error (EMA)",
+        "raw_error": "clean error (raw weights)",
+        "raw_mce": "mean corruption error (raw weights)",
+    }
+    METRIC = "mce"
+    CURVES: ClassVar = {
+        "train/mask_rate": "train/mask_rate: unlabelled images kept by the threshold"
+    }
+    ABSENT = "No mask rate: there is no run of FixMatch."
 
     def __init__(
         self,
@@ -124,6 +135,10 @@ class FixMatch(CNSNModule):
                 "Expected `crossnorm.consistency` to be 0, but got "
                 f"{self.crossnorm.consistency}: FixMatch has a consistency of its own."
             )
+
+    @staticmethod
+    def forwards(data: dict[str, Any], model: dict[str, Any]) -> float:
+        return CNSNModule.forwards(data, model) + 2 * float(data["unlabelled_ratio"])
 
     @property
     def data(self) -> Any:
@@ -299,9 +314,9 @@ class FixMatch(CNSNModule):
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print EMA's figures by condition, then both weights', then the pseudo-labels'."""
-        from tasks.engine.conditions import print_classification
+        from tasks.engine.conditions import print_conditions
 
-        print_classification(record)
+        print_conditions(record)
         print(
             "Reported: EMA weights after the last step. raw_: the weights themselves. median_: of "
             f"the last {len(record['evaluations'])} evaluations during training (EMA, clean)."

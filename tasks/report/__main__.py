@@ -5,8 +5,7 @@
 
 DIR/index.html needs no network and no other file. From result lines, a user's own and the published
 ones, each in sections of their own, come the tables, bars, heat maps and reliability diagrams; from
-run directories training curves, FixMatch's mask rate, segmentations
-and the pictures of `python -m tasks.adaptation.embeddings`, wherever under them they were written.
+run directories training curves and what each task draws, wherever under them it was written.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from data.files import replacing
-from tasks import ROOT
+from tasks import ROOT, all_tasks
 from tasks.engine.results import OWN, PUBLISHED, scan
 from tasks.report.markup import Markup, page, sentence, tag
-from tasks.report.runs import Run, curves_section, embeddings_of, find_runs, pictures_section
+from tasks.report.runs import Run, curves_section, drawn_section, find_runs, pictures_section
 from tasks.report.sections import Group, markdown_parts, table_section
 from tasks.tables.lines import gather
 from tasks.tables.own import asked_of
@@ -139,9 +138,11 @@ def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | 
     groups = [group for own in by_table.values() for group in own] + others
     sections = [_section(group) for group in groups]
     sections += _other_runs(directories, groups)
-    if pictures := embeddings_of(runs):
-        heading = tag("h2", "Domain adaptation: embeddings")
-        sections.append(("embeddings", "embeddings", Markup("".join([heading, *pictures]))))
+    drawn = {name: drawn_section(runs, task.DRAWN) for name, task in all_tasks().items()}
+    for name, pictures in drawn.items():
+        if pictures:
+            parts = Markup("".join([tag("h2", f"{name}: pictures"), *pictures]))
+            sections.append((f"pictures-{name}", f"{name} pictures", parts))
     for folder in (results, published):
         sections += _further_tables(folder, by_table) if folder is not None else []
     remarks = list(dict.fromkeys(remarks))
@@ -150,7 +151,13 @@ def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | 
             f"Expected results in {results} or run directories by `--runs`, but found none: "
             + " ".join([*remarks, "`python reproduce.py quickstart` makes some."])
         )
-    sections.append(_what_is_missing(tables, by_table, directories, bool(pictures), remarks))
+    there = {run.task for run in directories}
+    absent = [
+        task.ABSENT
+        for name, task in all_tasks().items()
+        if task.ABSENT and not (drawn[name] if task.DRAWN else name in there or not there)
+    ]
+    sections.append(_what_is_missing(tables, by_table, directories, absent, remarks))
     times = [str(r.get("time", "")) for g in groups for rs in g.runs.values() for r in rs]
     counts = f"{len(times)} result lines and {len(directories)} run directories"
     newest = f"; newest result {max(times)[:10]}" if any(times) else ""
@@ -199,7 +206,7 @@ def _what_is_missing(
     tables: Sequence[Table],
     by_table: dict[str, list[Group]],
     runs: Sequence[Run],
-    embeddings: bool,
+    absent: Sequence[str],
     remarks: Sequence[str],
 ) -> Section:
     parts = [tag("h2", "What is not here")]
@@ -212,15 +219,7 @@ def _what_is_missing(
         parts.append(tag("ul", *items))
     if not runs:
         parts.append(sentence("No training curves or pictures: no run directories were given."))
-    else:
-        tasks = {run.task for run in runs}
-        if "fixmatch" not in tasks:
-            parts.append(sentence("No mask rate: there is no run of FixMatch."))
-        if "segmentation" not in tasks:
-            parts.append(sentence("No segmentations: there is no run of the segmentation task."))
-    if not embeddings:
-        text = "No embeddings: `python -m tasks.adaptation.embeddings` draws them, below the runs."
-        parts.append(sentence(text.replace("`", "")))
+    parts += map(sentence, absent)
     if remarks:
         parts += [tag("h3", "Passed over"), tag("ul", *(tag("li", text) for text in remarks))]
     return "missing", "what is not here", Markup("".join(parts))

@@ -10,8 +10,9 @@ from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from data.loading import ResumableDataModule
 from tasks.runs.callback_kinds import decides_by_validation, hooks_of
 
 __all__ = [
@@ -70,63 +71,48 @@ NEUTRAL_CALLBACKS = {
 MODEL_FILES = ("weights", "official")
 
 
-# Options of the model that concern its test and its pictures alone.
-NEUTRAL_MODEL = {
-    "adabn",
-    "adabn_passes",
-    "adabn_selfnorm",
-    "attack",
-    "attacks",
-    "evaluation",
-    "pictures",
-}
+class Neutral(NamedTuple):
+    """Options of a task's module, or of a data module, that change nothing in what is learnt.
+
+    Attributes:
+        always: all of them.
+        measured: of those, what decides what a test measures.
+        validated: of those, what decides what a validation measures: a part of what is learnt where
+            a callback follows from it.
+    """
+
+    always: frozenset[str]
+    measured: frozenset[str]
+    validated: frozenset[str]
+
+    @staticmethod
+    def of(kind: Any) -> Neutral:
+        """As a class says them; one that says nothing has what every data module has."""
+        neutral, measured, validated = (
+            frozenset(getattr(kind, name, getattr(ResumableDataModule, name)))
+            for name in ("NEUTRAL", "MEASURED", "VALIDATED")
+        )
+        return Neutral(neutral | measured, measured, validated)
+
+    @staticmethod
+    def of_data(data: Config) -> Neutral:
+        """Of the data module that the options name."""
+        return Neutral.of(
+            pkgutil.resolve_name(data["class_path"]) if "class_path" in data else None
+        )
 
 
-NEUTRAL_DATA = {
-    "workers",
-    "eval_batch_size",
-    "resident",
-    "corrupted",
-    "corruptions",
-    "severities",
-    "title",
-    "verify",
-    "predict_root",
-    "sst2",
-    "sst2_splits",
-}
+# Of those of the trainer, what says what is validated and when.
+VALIDATED_TRAINER = {"check_val_every_n_epoch", "limit_val_batches"}
 
 
-# Of those, what decides what a test measures.
-MEASURED = {
-    "adabn",
-    "adabn_passes",
-    "adabn_selfnorm",
-    "attack",
-    "attacks",
-    "corrupted",
-    "corruptions",
-    "evaluation",
-    "severities",
-    "sst2",
-    "sst2_splits",
-}
-
-
-# What says what is validated and when: a part of what is learnt where a callback follows from it.
-_DECIDING = {
-    "trainer": {"check_val_every_n_epoch", "limit_val_batches"},
-    "model": {"evaluation"},
-    "data": {"sst2_splits"},
-}
-
-
-def recipe_of(config: Config, defaults: Config) -> Config:
+def recipe_of(task: Any, config: Config, defaults: Config) -> Config:
     """What was asked for and decides what is learnt: all that is not a default.
 
     So an option that a later version adds leaves the runs before it as they are.
 
     Args:
+        task: the module's class, which says what of its options decides nothing.
         config: of one subcommand, complete.
         defaults: the same without any option given.
     """
@@ -139,17 +125,20 @@ def recipe_of(config: Config, defaults: Config) -> Config:
     given = recipe["trainer"].pop("callbacks", None) or []
     given = given if isinstance(given, list) else [given]
     acting = [callback for callback in given if _may_act(callback)]
-    deciding = _DECIDING if any(_decides(callback) for callback in acting) else {}
-    for key in NEUTRAL_TRAINER - deciding.get("trainer", set()):
-        recipe["trainer"].pop(key, None)
+    deciding = any(_decides(callback) for callback in acting)
+    of_model, of_data = Neutral.of(task), Neutral.of_data(recipe["data"])
+    kept = of_data.validated
+    if "limit_val_batches" in recipe["trainer"]:
+        kept |= {"eval_batch_size"}  # batches of which size?
+    for options, neutral, validated in (
+        (recipe["trainer"], NEUTRAL_TRAINER, VALIDATED_TRAINER),
+        (recipe["model"], of_model.always, of_model.validated),
+        (data, of_data.always | {"seed"}, kept),
+    ):
+        for key in neutral - (validated if deciding else set()):
+            options.pop(key, None)
     if acting:
         recipe["trainer"]["callbacks"] = acting
-    for key in NEUTRAL_MODEL - deciding.get("model", set()):
-        recipe["model"].pop(key, None)
-    if deciding and "limit_val_batches" in recipe["trainer"]:  # batches of which size?
-        deciding = {**deciding, "data": deciding["data"] | {"eval_batch_size"}}
-    for key in {*NEUTRAL_DATA, "seed"} - deciding.get("data", set()):
-        data.pop(key, None)
     model = recipe["model"]
     for options, names in ((data, locations(recipe["data"])), (model, MODEL_FILES)):
         for name in names:
@@ -160,11 +149,15 @@ def recipe_of(config: Config, defaults: Config) -> Config:
     return recipe
 
 
-def measured_of(config: Config, defaults: Config) -> Config:
+def measured_of(task: Any, config: Config, defaults: Config) -> Config:
     """What was asked for and decides what a test measures, beside :func:`recipe_of`."""
-    parts = (_asked(config[key], defaults.get(key) or {}) for key in ("model", "data"))
-    given = (part.get("init_args", part) for part in parts)
-    return {key: value for part in given for key, value in part.items() if key in MEASURED}
+    measured: Config = {}
+    neutral = {"model": Neutral.of(task), "data": Neutral.of_data(config["data"])}
+    for part, own in neutral.items():
+        given = _asked(config[part], defaults.get(part) or {})
+        given = given.get("init_args", given)
+        measured |= {key: value for key, value in given.items() if key in own.measured}
+    return measured
 
 
 def _may_act(callback: Config) -> bool:
@@ -198,16 +191,16 @@ def portable(recipe: Config) -> Config:
     """
     data = recipe["data"]
     options = dict(data.get("init_args", {}))
-    named: dict[str, str] = {}
+    naming: dict[str, str] = {}
     defaults: Config = {}
     if "class_path" in data:
         kind = pkgutil.resolve_name(data["class_path"])
-        named = getattr(kind, "NAMED", {})
+        naming = getattr(kind, "NAMED", {})
         defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
     for option in locations(data):
         place = options.pop(option, None)
-        name = Path(place).name if isinstance(place, str) and option in named else None
-        given = options.get(named.get(option, "")) is not None
+        name = Path(place).name if isinstance(place, str) and option in naming else None
+        given = options.get(naming.get(option, "")) is not None
         if name is not None and not given and name != Path(str(defaults.get(option))).name:
             options[option] = name
     model = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,19 @@ class Segmentation(CNSNModule):
     DATA = SourceAndTarget
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     HEADS = ("classifier.", "aux_classifier.", "lateral.", "net.decoder.", "net.segmentation_head.")
+    NEUTRAL = frozenset({"pictures"})
+    MEASURED = VALIDATED = frozenset({"evaluation"})
+    COLUMNS: ClassVar = {
+        "target_miou": "target mIoU",
+        "source_miou": "source mIoU",
+        "target_accuracy": "target pixel accuracy",
+    }
+    METRIC = "target_miou"
+    PICTURES: ClassVar = {
+        "pictures/epoch_*.png": "Segmentations",
+        "iou_by_class.png": "IoU by class",
+    }
+    ABSENT = "No segmentations: there is no run of the segmentation task."
     # Over the labelled pixels of all processes: see `_labelled_pixels`.
     MEAN_OVER_SAMPLES = False
 

@@ -3,7 +3,7 @@
     operations = epochs * samples of an epoch * passes * 3 * operations of one sample's forward
 
 A backward pass counts as two forwards; tests are left out. Passes are forwards of a training step
-for each sample: those of AugMix's views, of consistency's with their probability, and so on.
+for each sample: those of consistency's views with their probability, and so on, as the task says.
 Operations are torch's own count (two for each multiplication with addition), on tensors without
 memory, so that nothing is computed.
 """
@@ -11,6 +11,7 @@ memory, so that nothing is computed.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pkgutil
 from functools import cache
@@ -20,23 +21,24 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnsn.nets.text_cnn import TextNetwork
+from data.loading import ResumableDataModule
+from tasks import ROOT, task_of
 from tasks.tables.spec import Row, Table
 
 __all__ = ["amount", "operations_of"]
 
-from tasks import ROOT
-
 Config = dict[str, Any]
-# Words of a text where the data cut them nowhere, and of a vocabulary: convolutions depend on the
-# first alone.
-WORDS, VOCABULARY = 400, 1000
 UNITS = ((18, "EFLOP"), (15, "PFLOP"), (12, "TFLOP"), (0, "FLOP"))
-USUAL_SIZE = {"CIFAR": 32, "Digits": 16, "ImageNet": 224}
+# Of what only the data know and a network must be told, such as a vocabulary's size, on which none
+# of these operations depends.
+UNKNOWN = 1000
 
 
 def operations_of(table: Table, row: Row) -> float | None:
-    """Floating-point operations of one seed; None where the table does not say how many samples."""
+    """Floating-point operations of one seed; None where the table does not say how many samples.
+
+    Nor the data how large they are.
+    """
     if row.untrained:
         return 0.0
     row = table.trained(row)
@@ -45,12 +47,14 @@ def operations_of(table: Table, row: Row) -> float | None:
         _set(config, name, value)
     data, model = config["data"].get("init_args", {}), config["model"]
     epochs = config["trainer"]["max_epochs"]
-    samples = _samples(table, row, data)
-    if samples is None:
+    kind = pkgutil.resolve_name(config["data"]["class_path"])
+    sized = kind if issubclass(kind, ResumableDataModule) else ResumableDataModule
+    samples, size = _samples(table, data), data.get(sized.SIZED_BY) or sized.SIZE
+    if samples is None or size is None:
         return None
-    network = json.dumps(model["network"], sort_keys=True)
-    forward = _forward(network, _size(config["data"]["class_path"], data))
-    return epochs * samples * _passes(table, data, model) * 3 * forward
+    forward = _forward(table.task, json.dumps(model["network"], sort_keys=True), size)
+    passes: float = task_of(table.task).forwards(data, model)
+    return epochs * samples * passes * 3 * forward
 
 
 def amount(operations: float | None, tflops: float) -> str:
@@ -95,7 +99,7 @@ def _set(config: Config, name: str, value: Any) -> None:
     config[last] = value
 
 
-def _samples(table: Table, row: Row, data: Config) -> float | None:
+def _samples(table: Table, data: Config) -> float | None:
     """Training samples of an epoch, each as often as it is read."""
     if "steps_per_epoch" in data:
         return data["steps_per_epoch"] * data["batch_size"]
@@ -104,43 +108,17 @@ def _samples(table: Table, row: Row, data: Config) -> float | None:
     return table.samples
 
 
-def _size(kind: str, data: Config) -> int:
-    """Pixels of an image's side, or words of a text."""
-    if "text" in kind:
-        return data.get("max_length") or WORDS
-    given = data.get("crop_size") or data.get("crop") or data.get("image_size")
-    return given or USUAL_SIZE[kind.rpartition(".")[2]]
-
-
-def _passes(table: Table, data: Config, model: Config) -> float:
-    """Forwards of a training step for each sample of its batch, on the mean."""
-    crossnorm = model.get("crossnorm", {})
-    kind = model.get("cnsn", {}).get("kind", "none")
-    p = crossnorm.get("p", 0.5) if kind in ("cn", "cnsn") else 0.0
-    passes = 1 + (2 * p if crossnorm.get("consistency") else 0)
-    if table.task == "fixmatch":
-        return passes + 2 * data["unlabelled_ratio"]
-    if table.task == "adaptation":
-        return 2 if model.get("batch_norm") == "mixed" else 1 + p * (model.get("style") == "target")
-    names = [step["class_path"].rpartition(".")[2] for step in data.get("augment", [])]
-    if "AugMix" in names:
-        passes += 2
-    if model.get("adversarial"):
-        passes += model["adversarial"]["steps"]
-    return passes
-
-
 @cache
-def _forward(network: str, size: int) -> int:
+def _forward(task: str, network: str, size: int) -> int:
     """Operations of one sample's forward."""
-    options = json.loads(network)
+    options, module = json.loads(network), task_of(task)
     build = pkgutil.resolve_name(options["class_path"])
     arguments = options.get("init_args", {})
+    for _, target, _ in module.LINKS:
+        name = target.removeprefix("model.network.init_args.")
+        parameter = inspect.signature(build).parameters.get(name)
+        if parameter is not None and parameter.default is parameter.empty:
+            arguments.setdefault(name, UNKNOWN)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        if issubclass(build, TextNetwork):
-            net = build(vocabulary_size=VOCABULARY, **arguments)
-            net.eval()(torch.zeros(1, size, dtype=torch.long), torch.full((1,), size))
-        else:
-            net = build(**arguments)
-            net.eval()(torch.zeros(1, 3, size, size))
+        build(**arguments).eval()(*module.example(size))
     return counter.get_total_flops()

@@ -21,7 +21,7 @@ COMMANDS = {
     "audit": "make audit AUDIT=results/audit.md",
     "soak": "python -m tests.reliability.soak --record results",
     "tables": "python reproduce.py all --publish",
-    "imdb_sst2_epochs": "python -m tasks.tables.curves imdb_sst2 --publish",
+    "imdb_sst2_epochs": "python -m tasks.text.curves imdb_sst2 --publish",
     "benchmark_segmentation": "python -m benchmarks.segmentation_loader --out {}",
     "benchmark_layers_2_threads": "python -m benchmarks.layers --threads 2 --out {}",
 }

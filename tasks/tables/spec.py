@@ -1,11 +1,11 @@
 """What a table compares: a file in configs/paper/ (the paper's tables) or configs/studies/ (ours).
 
-title: "CIFAR-10-C: mean corruption error in %, lower is better"
-dataset: CIFAR-10                # true name; runs on other data get a table of their own
-task: classification
-configs: [configs/cifar10.yaml]  # of every row
-columns: {error: clean error}    # of the record's summary, with their headers
-metric: mce                      # the one that `reported` belongs to
+title: "A data set: mean corruption error in %, lower is better"
+dataset: A data set              # true name; runs on other data get a table of their own
+task: a_task
+configs: [configs/a_set.yaml]    # of every row
+columns: {error: clean error}    # of the record's summary, with their headers; as the task has them
+metric: mce                      # the one that `reported` belongs to; as the task has it
 rows:
   - {name: CN, network: WideResNet-40-2, options: {model.cnsn.kind: cn}, reported: 21.6}
 settings:                        # where the rows are to be run in each of several settings
@@ -21,16 +21,12 @@ from typing import Any
 import yaml
 
 from data.errors import quoted
+from tasks import task_of
 
 __all__ = ["Row", "Table"]
 
-# Those of a classification's test.
-COLUMNS = {
-    "error": "clean error",
-    "mce": "mean corruption error",
-    "ece": "clean ECE",
-    "corrupted_ece": "mean corruption ECE",
-}
+# Of a file that is no table; an import that fails is of a task that there is not.
+_FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +76,9 @@ class Table:
         task: whose command line runs it.
         configs: YAML files of every row.
         rows: methods and settings.
-        columns: keys of the record's summary, with the column's header.
-        metric: the summary's key that `reported` and a pivot belong to.
+        columns: keys of the record's summary, with the column's header; a file that names none has
+            those of its task.
+        metric: the summary's key that `reported` and a pivot belong to; likewise.
         scale: factor on every value; 100 for percent.
         setting: header of the rows' settings.
         breakdown: header of the parts that a value is the mean of, such as corruptions or classes.
@@ -99,8 +96,8 @@ class Table:
     task: str
     configs: list[str]
     rows: list[Row]
-    columns: dict[str, str] = field(default_factory=lambda: dict(COLUMNS))
-    metric: str = "mce"
+    columns: dict[str, str] = field(default_factory=dict)
+    metric: str = ""
     scale: float = 100.0
     setting: str = "setting"
     breakdown: str = "corruption"
@@ -115,7 +112,10 @@ class Table:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             rows = [Row(**row) for row in content.pop("rows")]
-        except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
+            if not content.keys() >= {"columns", "metric"}:
+                task = task_of(content["task"])
+                content = {"columns": dict(task.COLUMNS), "metric": task.METRIC, **content}
+        except (*_FAULTS, ImportError, AttributeError) as error:
             raise ValueError(
                 f"Expected {path} to be a table in YAML, but {quoted(error)}."
             ) from error

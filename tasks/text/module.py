@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,13 @@ class Text(CNSNModule):
         ("data.vocabulary_size", "model.network.init_args.vocabulary_size", "instantiate"),
     )
     UNIT = "texts"
+    COLUMNS: ClassVar = {
+        "accuracy": "IMDb test",
+        "sst2_accuracy": "SST-2",
+        "ece": "IMDb ECE",
+        "sst2_ece": "SST-2 ECE",
+    }
+    METRIC = "sst2_accuracy"
     ONE_GRAPH = False
 
     def __init__(
@@ -71,6 +78,10 @@ class Text(CNSNModule):
         super().__init__(network, cnsn, crossnorm, optimizer, compile=compile, seed=seed)
         self.test_metrics: TextMetrics | None = None
         self.history: list[dict[str, float]] = []
+
+    @staticmethod
+    def example(size: int) -> tuple[Tensor, ...]:
+        return torch.zeros(1, size, dtype=torch.long), torch.full((1,), size)
 
     @property
     def data(self) -> Any:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.imagenet.folders import has_two_orders, list_images
+from data.imagenet.folders import list_images
+from data.images import has_two_orders
 from tasks.adaptation.module import main as adapt
 from tasks.classification.module import main
 from tasks.engine.results import read_results

@@ -140,7 +140,7 @@ class Asked(SystemExit):
 class TitlesAlone(TaskCLI):
     def before_instantiate_classes(self) -> None:
         self.recipe = self.recipe_of_subcommand()
-        raise Asked(self._titles())
+        raise Asked(self.titles())
 
 
 def titles(task: str, *arguments: str) -> Titles:

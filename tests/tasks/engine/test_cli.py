@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -367,13 +368,14 @@ def test_a_stopped_command_promises_what_is_there(tmp_path: Path) -> None:
     cli = object.__new__(TaskCLI)
     nothing = "The same command starts from the beginning."
     assert cli.outlook() == nothing  # Stopped while options were read.
-    cli.directory = RunDirectory(tmp_path, seed=0, digest="x")
+    directory = RunDirectory(tmp_path, seed=0, digest="x")
+    cli.begin = SimpleNamespace(directory=directory)  # type: ignore[assignment]
     cli.subcommand = "fit"
     assert cli.outlook() == f"There is no checkpoint yet: t{nothing[1:]}"
-    cli.directory.checkpoints.mkdir(parents=True)
+    directory.checkpoints.mkdir(parents=True)
     # Where the disk cannot link, the one before is moved first.
     for name in ("previous.ckpt", "last.ckpt"):
-        (cli.directory.checkpoints / name).touch()
+        (directory.checkpoints / name).touch()
         assert cli.outlook() == "The same command resumes from the last checkpoint."
     cli.subcommand = "test"
     assert cli.outlook() == nothing

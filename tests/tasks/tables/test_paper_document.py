@@ -244,7 +244,16 @@ def test_parts_align_by_name_not_by_place(tmp_path: Path, tables: dict[str, Tabl
 
 def toy_table() -> Table:
     rows = [Row(name=name, network="Net", reported=50.0) for name in ("CN", "SN")]
-    return Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows, paper=True)
+    return Table(
+        key="toys",
+        title="t",
+        dataset="d",
+        task="toy",
+        configs=[],
+        rows=rows,
+        metric="mce",
+        paper=True,
+    )
 
 
 def test_the_list_says_where_every_row_stands(

@@ -69,7 +69,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     monkeypatch.setattr(Run, "recipe", recipe)
     monkeypatch.setattr(Run, "given_data", lambda run: None)
     rows = [Row(name=name, network="Net") for name in ("CN", "SN")]
-    table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
+    table = Table(
+        key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows, metric="mce"
+    )
     places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
     return runs_of(table, rows, 2, places)
 
@@ -182,7 +184,9 @@ def commands(run):
 Run.commands = commands
 Run.recipe, Run.given_data = recipe, lambda run: None
 rows = [Row(name=name, network="Net") for name in ("CN", "SN")]
-table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
+table = Table(
+    key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows, metric="mce"
+)
 places = Places(runs=folder / "runs", results=folder / "results")
 try:
     run_all(runs_of(table, rows, 1, places), jobs=1, gpus=[], retries=1)
@@ -235,7 +239,9 @@ def test_a_row_may_test_what_another_one_trained(
 ) -> None:
     """Order, lock and commands; the training of the two is one."""
     rows = [Row(name="AdaBN", network="Net", trained_as="CN"), Row(name="CN", network="Net")]
-    table = Table(key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows)
+    table = Table(
+        key="toys", title="t", dataset="d", task="toy", configs=[], rows=rows, metric="mce"
+    )
     tests, trains = runs_of(table, rows, 1, runs[0].places)
     assert tests.trained == trains.trained == trains
     with trains.lock():
@@ -287,7 +293,7 @@ def test_a_row_of_pretrained_weights_is_tested_once_and_never_trained(
 
 def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:
     path = tmp_path / "toys.yaml"
-    text = "{title: t, dataset: d, task: toy, configs: [], rows: [{name: A, network: N, %s}]}"
+    text = "{title: t, dataset: d, task: text, configs: [], rows: [{name: A, network: N, %s}]}"
     path.write_text(text % "trained_as: B")
     with pytest.raises(ValueError, match=r"`trained_as` of N/A to name a trained row.*'B'"):
         Table.load(path)
@@ -303,7 +309,7 @@ def test_a_row_cannot_test_what_no_row_trains(tmp_path: Path) -> None:
 def test_settings_repeat_every_row(tmp_path: Path) -> None:
     path = tmp_path / "toys.yaml"
     path.write_text(
-        "title: t\ndataset: d\ntask: toy\nconfigs: []\n"
+        "title: t\ndataset: d\ntask: text\nconfigs: []\n"
         "settings: {a to b: {data.source: a}, b to a: {data.source: b}}\n"
         "rows:\n- {name: A, network: N, options: {x: 1}}\n- {name: B, network: N, trained_as: A}\n"
     )

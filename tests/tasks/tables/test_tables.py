@@ -12,6 +12,7 @@ from tasks.engine.results import append_result, read_results
 from tasks.tables.lines import stands
 from tasks.tables.render import breakdown_of, collect, write_tables
 from tasks.tables.spec import Row, Table
+from tasks.text import Text
 
 EACH = {"baseline": 0.30, "CN": 0.20}
 
@@ -178,7 +179,7 @@ def test_breakdown_is_the_mean_over_severities() -> None:
 
 def test_table_files_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
-    content = {"title": "t", "dataset": "d", "task": "toy", "configs": []}
+    content = {"title": "t", "dataset": "d", "task": "text", "configs": []}
     row = {"name": "CN", "network": "Net"}
     path.write_text(json.dumps({**content, "rows": [row, row]}))
     with pytest.raises(ValueError, match="stand twice"):
@@ -186,6 +187,12 @@ def test_table_files_are_checked(tmp_path: Path) -> None:
     path.write_text(json.dumps({**content, "rows": [row], "metric": "speed"}))
     with pytest.raises(ValueError, match="one of its columns"):
         Table.load(path)
+    path.write_text(json.dumps({**content, "rows": [row], "task": "toy"}))
+    with pytest.raises(ValueError, match=r"tasks\.toy"):
+        Table.load(path)
+    # What a file leaves out is its task's.
+    path.write_text(json.dumps({**content, "rows": [row]}))
+    assert (Table.load(path).columns, Table.load(path).metric) == (Text.COLUMNS, Text.METRIC)
 
 
 def test_every_table_of_the_project_loads(root: Path) -> None:

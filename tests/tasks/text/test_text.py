@@ -18,9 +18,9 @@ from cnsn.nets import TextCNN
 from data.text.sst2 import read_sst2
 from data.text.tokens import Vocabulary, tokenise
 from tasks.engine.results import read_results
-from tasks.tables.curves import _by_epoch, draw_curves, write_best_epochs
-from tasks.tables.curves import main as curves
 from tasks.tables.spec import Table
+from tasks.text.curves import _by_epoch, draw_curves, write_best_epochs
+from tasks.text.curves import main as curves
 from tasks.text.metrics import TextMetrics, summarise, wilson_interval
 from tasks.text.module import Text, main
 from tests.command_line import places, refusal, stop_and_resume

@@ -1,4 +1,4 @@
-"""`python -m tasks.tables.curves imdb_sst2`: errors after each epoch, from the records of a table.
+"""`python -m tasks.text.curves imdb_sst2`: errors after each epoch, from the records of a table.
 
 Draws <results>/<table>_curves.png: a line a method, the band is one standard deviation over seeds.
 Writes <results>/<table>_epochs.md: every run at the epoch that the source's reviews alone choose.
@@ -81,7 +81,7 @@ def write_best_epochs(table: Table, results: Path) -> Path:
         f"# {table.dataset}: errors in % at the epoch with the fewest on IMDb, lower is better\n\n"
         f"{markdown(lines)}\nThe runs of the table above, each at its own epoch (in the order of "
         "seeds). IMDb's test reviews chose it, so that their column flatters every row; SST-2 "
-        f"chose nothing.\n\nMade by `python -m tasks.tables.curves {table.key}{published}`.\n",
+        f"chose nothing.\n\nMade by `python -m tasks.text.curves {table.key}{published}`.\n",
         encoding="utf-8",
     )
     return path
