@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import json
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runs.callback_kinds import decides_by_validation, hooks_of
+from tasks.runs.signature import defaults_of
 
 __all__ = [
     "config_hash",
@@ -203,7 +203,7 @@ def portable(recipe: Config) -> Config:
     if "class_path" in data:
         kind = _named(data["class_path"])
         named = getattr(kind, "NAMED", {})
-        defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
+        defaults = defaults_of(kind)
     for option in locations(data):
         place = options.pop(option, None)
         name = Path(place).name if isinstance(place, str) and option in named else None
@@ -243,8 +243,7 @@ def _checksum(path: Path, size: int, changed: int) -> str:
 def _asked(value: Any, default: Any) -> Any:
     """`value` without the entries that equal `default`, or the defaults of the class it names."""
     if isinstance(value, dict) and "class_path" in value:
-        parameters = inspect.signature(_named(value["class_path"])).parameters
-        own = {name: parameter.default for name, parameter in parameters.items()}
+        own = defaults_of(_named(value["class_path"]))
         return {
             "class_path": value["class_path"],
             "init_args": _asked(value.get("init_args") or {}, own),
