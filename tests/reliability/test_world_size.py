@@ -24,7 +24,7 @@ pytestmark = pytest.mark.promise(
 
 
 def as_process(patch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    for module in (loading, domains, segmentation, text):
+    for module in (loading, domains.module, segmentation.module, text.module):
         patch.setattr(module, "process_rank", lambda: (rank, world))
 
 
