@@ -22,12 +22,13 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from cnsn import CNSNSpec
 from data.files import write_record
 from data.fixmatch.module import SemiSupervised
-from tasks.engine.base import CNSNModule
+from tasks.engine.base import CNSNModule, CrossNormTraining
 from tasks.engine.conditions import clean_and_corrupted, log_conditions, summarise
 from tasks.engine.metrics import GroupedErrors, not_finite_in, reliability
 from tasks.engine.optim import OptimizerSpec
@@ -44,6 +45,9 @@ class FixMatch(CNSNModule):
     """Trains and tests a classifier of which few images have labels.
 
     Args:
+        network: an ordinary classifier of (B, 3, H, W) images.
+        cnsn: the layers to insert.
+        crossnorm: when CrossNorm acts; its consistency loss has no place here.
         optimizer: the optimiser and its schedule.
         threshold: confidence from which on a pseudo-label counts, in [0, 1].
         unlabelled_weight: w, of the loss on unlabelled images.
@@ -52,17 +56,19 @@ class FixMatch(CNSNModule):
         crossnorm_rows: the images of a batch that CrossNorm acts on.
 
     The other arguments are those of :class:`CNSNModule`.
-    CrossNorm's consistency loss has no place here.
     """
 
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
 
     def __init__(
         self,
-        *args: Any,
+        network: nn.Module,
+        cnsn: CNSNSpec = CNSNSpec(),
+        crossnorm: CrossNormTraining = CrossNormTraining(),
         optimizer: OptimizerSpec = OptimizerSpec(
             lr=0.03, decay_norm_and_bias=False, schedule="cosine_7_16"
         ),
+        *,
         threshold: float = 0.95,
         unlabelled_weight: float = 1.0,
         temperature: float = 1.0,
@@ -70,7 +76,7 @@ class FixMatch(CNSNModule):
         crossnorm_rows: CrossNormRows = "labelled+strong",
         **options: Any,
     ) -> None:
-        super().__init__(*args, optimizer=optimizer, **options)
+        super().__init__(network, cnsn, crossnorm, optimizer, **options)
         self._check(threshold, unlabelled_weight, temperature, ema_decay, crossnorm_rows)
         self.threshold = threshold
         self.unlabelled_weight = unlabelled_weight
