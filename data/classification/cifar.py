@@ -7,16 +7,13 @@ import io
 import pickle
 import pickletools
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data.augmentations.steps import Augmentation
 from data.classification.module import SEVERITIES, Arrays, ImageClassificationData
 from data.corruptions.arrays import open_corrupted, origin_of, require_array
-from data.corruptions.recipes import CORRUPTIONS
 from data.errors import DataNotFoundError, quoted
 from data.images import Group
 
@@ -196,30 +193,9 @@ class CIFAR(ImageClassificationData):
         root: str = "~/datasets",
         name: CIFARName = "cifar10",
         corrupted: str | None = None,
-        *,
-        batch_size: int = 128,
-        eval_batch_size: int = 500,
-        workers: int = 0,
-        seed: int = 0,
-        padding: int = 4,
-        flip: bool = True,
-        jitter: float = 0.0,
-        augment: Sequence[Augmentation] = (),
-        corruptions: Sequence[str] = CORRUPTIONS,
-        resident: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            seed=seed,
-            padding=padding,
-            flip=flip,
-            jitter=jitter,
-            augment=augment,
-            corruptions=corruptions,
-            resident=resident,
-        )
+        super().__init__(**options)
         self.root = Path(root).expanduser()
         self.name: CIFARName = name
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()

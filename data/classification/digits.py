@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.augmentations.steps import Augmentation
 from data.classification.module import SEVERITIES, Arrays, ImageClassificationData
 from data.corruptions.arrays import GENERATOR, made_by
 from data.corruptions.recipes import corrupt
@@ -39,27 +38,13 @@ class Digits(ImageClassificationData):
         self,
         *,
         batch_size: int = 64,
-        eval_batch_size: int = 500,
-        workers: int = 0,
-        seed: int = 0,
         padding: int = 2,
         flip: bool = False,
-        jitter: float = 0.0,
-        augment: Sequence[Augmentation] = (),
         corruptions: Sequence[str] = COMPLETE,
-        resident: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            seed=seed,
-            padding=padding,
-            flip=flip,
-            jitter=jitter,
-            augment=augment,
-            corruptions=corruptions,
-            resident=resident,
+            batch_size=batch_size, padding=padding, flip=flip, corruptions=corruptions, **options
         )
 
     def read(self) -> tuple[Arrays, Arrays]:

@@ -31,6 +31,7 @@ from data.loading import (
     ResumableDataModule,
     TrainLoader,
     evaluation_loader,
+    require_at_least,
 )
 from data.randomness import derive_seed, generator_for
 
@@ -56,10 +57,6 @@ class ImageClassificationData(ResumableDataModule):
     """What the data sets share: loaders, augmentation, and the conditions of the test.
 
     Args:
-        batch_size: of the global batch, which processes share out.
-        eval_batch_size: of evaluation, a process.
-        workers: reading processes; 0 is fastest for images that are in memory.
-        seed: of order and augmentation; the command line sets it to the run's seed.
         padding: of the random crop, in pixels.
         flip: random horizontal flips.
         jitter: strength of random brightness and contrast in training; 0 is none.
@@ -67,14 +64,18 @@ class ImageClassificationData(ResumableDataModule):
         corruptions: names of the test's corruptions; empty tests on clean images alone.
         resident: keep all training images on the device and draw the batches there, which changes
             no result; None does so on a GPU.
-        mean: of the input normalisation, in [0, 1], by channel.
-        std: of the input normalisation, by channel.
+
+    The other arguments are those of :class:`data.loading.ResumableDataModule`.
 
     Attributes:
+        MEAN: of the input normalisation, in [0, 1], by channel.
+        STD: of the input normalisation, by channel.
         COMPLETE: the corruptions whose mean, over all severities, is the set's mean corruption
             error; over others it is a partial one.
     """
 
+    MEAN: ClassVar[Sequence[float]] = (0.5, 0.5, 0.5)
+    STD: ClassVar[Sequence[float]] = (0.5, 0.5, 0.5)
     COMPLETE: ClassVar[tuple[str, ...]] = CORRUPTIONS
     NEUTRAL = ResumableDataModule.NEUTRAL | {"resident"}
     MEASURED = frozenset({"corruptions"})
@@ -84,28 +85,16 @@ class ImageClassificationData(ResumableDataModule):
     def __init__(
         self,
         *,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int,
-        seed: int,
-        padding: int,
-        flip: bool,
-        jitter: float,
+        padding: int = 4,
+        flip: bool = True,
+        jitter: float = 0.0,
         augment: Sequence[Augmentation] = (),
-        corruptions: Sequence[str],
-        resident: bool | None = False,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
+        corruptions: Sequence[str] = CORRUPTIONS,
+        resident: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 2),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("workers", workers, 0),
-            ("padding", padding, 0),
-        ):
-            if value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        super().__init__(**options)
+        require_at_least(padding=(padding, 0))
         if not 0.0 <= jitter <= 1.0:
             raise ValueError(f"Expected `jitter` to be in [0, 1], but got {jitter}.")
         check_order(augment)
@@ -115,17 +104,13 @@ class ImageClassificationData(ResumableDataModule):
                 f"Expected `corruptions` to be among {', '.join(ALL_CORRUPTIONS)}, but got "
                 f"{', '.join(map(repr, unknown))}."
             )
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.workers = workers
-        self.seed = seed
         self.padding = padding
         self.flip = flip
         self.jitter = jitter
         self.augment = tuple(augment)
         self.corruptions = tuple(corruptions)
         self.resident = resident
-        self.mean, self.std = check_statistics(mean, std)
+        self.mean, self.std = check_statistics(self.MEAN, self.STD)
         self._train: ImageTensor | None = None
         self._test: Arrays | None = None
         self._groups: TestConditions | None = None

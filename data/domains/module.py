@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from data.domains.images import read_images
 from data.images import ImageTensor, check_statistics, normalise
 from data.loading import (
     Batch,
+    BatchOrder,
     NumberedLoader,
     ResumableDataModule,
     evaluation_loader,
     process_rank,
+    require_at_least,
     share_of,
+    sharing,
+    shuffled,
 )
 from data.randomness import derive_seed, generator_for
 
@@ -55,12 +60,7 @@ class PairSchedule:
     """
 
     def __init__(self, source: ImageTensor, target: Tensor, batch_size: int, seed: int) -> None:
-        self.rank, self.world = process_rank()
-        if batch_size % self.world:
-            raise ValueError(
-                f"Expected `batch_size` to be a multiple of the {self.world} processes, which "
-                f"share one global batch, but got {batch_size}."
-            )
+        self.rank, self.world = sharing(batch_size)
         for name, n in (("source", len(source)), ("target", len(target))):
             if n < batch_size:
                 raise ValueError(
@@ -68,32 +68,21 @@ class PairSchedule:
                     f"images, but it has {n}: set a smaller `data.batch_size`."
                 )
         self.source, self.target = source, target
-        self.batch_size, self.seed = batch_size, seed
-        # A rest of one sample has no batch statistics and is left out.
-        self.per_epoch = len(source) // batch_size + (len(source) % batch_size >= 2)
-        self._orders: dict[str, tuple[int, Tensor]] = {}
-
-    def _order(self, domain: str, length: int, number_of_pass: int) -> Tensor:
-        known = self._orders.get(domain)
-        if known is None or known[0] != number_of_pass:
-            generator = generator_for(self.seed, domain, number_of_pass)
-            known = number_of_pass, torch.randperm(length, generator=generator)
-            self._orders[domain] = known
-        return known[1]
+        n, whole = len(target), len(target) - len(target) % batch_size
+        self._source = BatchOrder(
+            len(source), batch_size, partial(shuffled, len(source), seed, "source")
+        )
+        self._target = BatchOrder(whole, batch_size, partial(shuffled, n, seed, "target"))
+        self.per_epoch = self._source.per_epoch
 
     def samples(self, number: int) -> int:
         """How many images of each domain the global batch has."""
-        return min(self.batch_size, len(self.source) - number % self.per_epoch * self.batch_size)
+        return self._source.samples(number)
 
     def positions(self, number: int) -> tuple[Tensor, Tensor]:
         """Which source samples and which target images the global batch `number` has."""
-        epoch, place = divmod(number, self.per_epoch)
-        start = place * self.batch_size
-        source = self._order("source", len(self.source), epoch)[start : start + self.batch_size]
-        number_of_pass, place = divmod(number, len(self.target) // self.batch_size)
-        start = place * self.batch_size
-        order = self._order("target", len(self.target), number_of_pass)
-        return source, order[start : start + len(source)]
+        source = self._source[number]
+        return source, self._target[number][: len(source)]
 
     def __getitem__(self, number: int) -> Batch:
         positions = [share_of(p, self.rank, self.world) for p in self.positions(number)]
@@ -120,12 +109,13 @@ class DomainPair(ResumableDataModule):
         batch_size: images of each domain in a global batch, which processes share out.
         eval_batch_size: of evaluation, a process.
         workers: threads that read the images at the start.
-        seed: of order and augmentation; the command line sets it to the run's seed.
         resize: side in pixels that images are resized to.
         crop: side of the random crop in training and of the middle one in the test.
         min_area: below 1, training crops boxes of at least this area and resizes them to `crop`.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
+
+    The other argument is that of :class:`data.loading.ResumableDataModule`.
     """
 
     SIZE, SIZED_BY = 224, "crop"
@@ -140,29 +130,21 @@ class DomainPair(ResumableDataModule):
         batch_size: int = 32,
         eval_batch_size: int = 64,
         workers: int = 4,
-        seed: int = 0,
         resize: int = 256,
         crop: int = 224,
         min_area: float = 1.0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        for option, value, least in (
-            ("batch_size", batch_size, 2),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("workers", workers, 1),
-            ("crop", crop, 8),
-            ("resize", resize, crop),
-        ):
-            if value < least:
-                raise ValueError(f"Expected `{option}` to be at least {least}, but got {value}.")
+        require_at_least(workers=(workers, 1), crop=(crop, 8), resize=(resize, crop))
+        super().__init__(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, **options
+        )
         if not 0 < min_area <= 1:
             raise ValueError(f"Expected `min_area` to be in (0, 1], but got {min_area}.")
         self.root = domains_root(root, name)
         self.source, self.target, self.set_name = source, target, name
-        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
-        self.seed = seed
         self.resize, self.crop, self.min_area = resize, crop, min_area
         self.mean, self.std = check_statistics(mean, std)
         # Already here, so that wrong names are refused before a network is built.

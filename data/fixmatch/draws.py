@@ -8,13 +8,14 @@ unlabelled images; both are functions of (run seed, batch number) alone.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data.loading import Batch, BatchDataset, process_rank
-from data.randomness import derive_seed, generator_for, sample_uniform
+from data.loading import Batch, BatchDataset, Passes, sharing, shuffled
+from data.randomness import derive_seed, sample_uniform
 
 __all__ = ["Draws", "PairedSchedule", "draw_hash", "draw_labelled", "labels_by_class"]
 
@@ -100,24 +101,10 @@ class Draws:
         self.dataset = dataset
         self.members = members
         self.batch_size = batch_size
-        self.seed = seed
-        self.rank, self.world = process_rank()
-        if batch_size % self.world:
-            raise ValueError(
-                f"Expected the batch of {batch_size} images to be a multiple of the {self.world} "
-                "processes, which share one global batch."
-            )
+        self.rank, self.world = sharing(batch_size)
         rest = len(members) % batch_size if len(members) >= batch_size else 0
         self.per_pass = len(members) - rest
-        self._orders: dict[int, Tensor] = {}
-
-    def _order(self, pass_number: int) -> Tensor:
-        if pass_number not in self._orders:
-            # A batch reads neighbouring passes; older ones are not needed again.
-            self._orders = {k: v for k, v in self._orders.items() if k == pass_number - 1}
-            generator = generator_for(self.seed, "order", pass_number)
-            self._orders[pass_number] = torch.randperm(len(self.members), generator=generator)
-        return self._orders[pass_number]
+        self.passes = Passes(partial(shuffled, len(members), seed, "order"))
 
     def __getitem__(self, number: int) -> Batch:
         """This process's share of batch `number`, from 0 on.
@@ -130,7 +117,7 @@ class Draws:
         for pass_number in passes.unique().tolist():
             inside = passes == pass_number
             places = draws[inside] % self.per_pass
-            positions[inside] = self.members[self._order(pass_number)[places]]
+            positions[inside] = self.members[self.passes[pass_number][places]]
         share = self.batch_size // self.world
         own = slice(self.rank * share, (self.rank + 1) * share)
         return {**self.dataset[positions[own].tolist()], "draw": draws[own]}

@@ -10,7 +10,7 @@ Source: Sohn et al. 2020, https://arxiv.org/abs/2001.07685, and its released cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,12 +19,10 @@ from torch import Tensor
 
 from data import classification
 from data.augmentations.randaugment import fixmatch_strong, fixmatch_weak
-from data.classification.cifar import CIFARName
 from data.classification.module import ImageClassificationData
-from data.corruptions.recipes import CORRUPTIONS
 from data.fixmatch.draws import Draws, PairedSchedule, draw_hash, draw_labelled
 from data.images import normalise
-from data.loading import EpochDataset, NumberedLoader
+from data.loading import EpochDataset, NumberedLoader, require_at_least
 from data.randomness import derive_seed
 
 __all__ = ["CIFAR", "Digits", "SemiSupervised", "Unlabelled"]
@@ -35,39 +33,40 @@ Unlabelled = Literal["all", "rest"]
 class SemiSupervised(ImageClassificationData):
     """What makes a data set of images semi-supervised: the draws and the views.
 
+    Args:
+        labels: how many training images have their label used, balanced by class.
+        steps_per_epoch: training steps that count as an epoch.
+        label_seed: of the labelled draw alone, so that the runs of all seeds share it.
+        unlabelled: "all" training images, also the labelled ones, as in FixMatch's code, or the
+            "rest".
+        unlabelled_ratio: mu, unlabelled images for each labelled one of a batch; 0 trains on the
+            labelled images alone.
+
+    The other arguments are those of the data set; what classification does to its training images
+    is not done to these.
+
     Attributes:
         labelled: int64 (n,), indices of the labelled training images; set by ``setup``.
     """
 
     labelled: Tensor | None = None
 
-    def configure_draws(
+    def __init__(
         self,
-        *,
+        *args: Any,
         labels: int,
-        label_seed: int,
-        unlabelled: Unlabelled,
-        unlabelled_ratio: int,
         steps_per_epoch: int,
+        label_seed: int = 1,
+        unlabelled: Unlabelled = "all",
+        unlabelled_ratio: int = 7,
+        **options: Any,
     ) -> None:
-        """Take the options of the draws; to be called by ``__init__``.
-
-        Args:
-            labels: how many training images have their label used, balanced by class.
-            label_seed: of that draw alone, so that the runs of all seeds share it.
-            unlabelled: "all" training images, also the labelled ones, as in FixMatch's code, or
-                the "rest".
-            unlabelled_ratio: mu, unlabelled images for each labelled one of a batch; 0 trains on
-                the labelled images alone.
-            steps_per_epoch: training steps that count as an epoch.
-        """
-        for name, value, least in (
-            ("labels", labels, 1),
-            ("unlabelled_ratio", unlabelled_ratio, 0),
-            ("steps_per_epoch", steps_per_epoch, 1),
-        ):
-            if value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        super().__init__(*args, padding=0, jitter=0.0, augment=(), **options)
+        require_at_least(
+            labels=(labels, 1),
+            unlabelled_ratio=(unlabelled_ratio, 0),
+            steps_per_epoch=(steps_per_epoch, 1),
+        )
         if unlabelled not in get_args(Unlabelled):
             raise ValueError(
                 f"Expected `unlabelled` to be one of {get_args(Unlabelled)}, but got "
@@ -214,56 +213,23 @@ class CIFAR(SemiSupervised, classification.CIFAR):
     """CIFAR-10 or CIFAR-100, or a subset in the same layout, with few labels.
 
     Args:
-        root: see :class:`data.classification.CIFAR`, also for `name` and `corrupted`.
-        name: "cifar10" or "cifar100".
-        corrupted: folder of the corrupted test set.
         labels: how many labels are used.
-        label_seed: of the labelled draw.
-        unlabelled: see :meth:`SemiSupervised.configure_draws`, also for the next two.
-        unlabelled_ratio: mu.
         steps_per_epoch: training steps that count as an epoch.
         batch_size: B, labelled images of the global batch.
 
-    The others are those of :class:`data.classification.module.ImageClassificationData`.
+    The others are those of :class:`SemiSupervised` and :class:`data.classification.CIFAR`.
     """
 
     def __init__(
         self,
-        root: str = "~/datasets",
-        name: CIFARName = "cifar10",
-        corrupted: str | None = None,
-        *,
+        *args: Any,
         labels: int = 250,
-        label_seed: int = 1,
-        unlabelled: Unlabelled = "all",
-        unlabelled_ratio: int = 7,
         steps_per_epoch: int = 1024,
         batch_size: int = 64,
-        eval_batch_size: int = 500,
-        workers: int = 0,
-        seed: int = 0,
-        flip: bool = True,
-        corruptions: Sequence[str] = CORRUPTIONS,
-        resident: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(
-            root,
-            name,
-            corrupted,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            seed=seed,
-            flip=flip,
-            corruptions=corruptions,
-            resident=resident,
-        )
-        self.configure_draws(
-            labels=labels,
-            label_seed=label_seed,
-            unlabelled=unlabelled,
-            unlabelled_ratio=unlabelled_ratio,
-            steps_per_epoch=steps_per_epoch,
+            *args, labels=labels, steps_per_epoch=steps_per_epoch, batch_size=batch_size, **options
         )
 
 
@@ -274,31 +240,10 @@ class Digits(SemiSupervised, classification.Digits):
         self,
         *,
         labels: int = 40,
-        label_seed: int = 1,
-        unlabelled: Unlabelled = "all",
-        unlabelled_ratio: int = 7,
         steps_per_epoch: int = 100,
         batch_size: int = 32,
-        eval_batch_size: int = 500,
-        workers: int = 0,
-        seed: int = 0,
-        flip: bool = False,
-        corruptions: Sequence[str] = classification.Digits.COMPLETE,
-        resident: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-            seed=seed,
-            flip=flip,
-            corruptions=corruptions,
-            resident=resident,
-        )
-        self.configure_draws(
-            labels=labels,
-            label_seed=label_seed,
-            unlabelled=unlabelled,
-            unlabelled_ratio=unlabelled_ratio,
-            steps_per_epoch=steps_per_epoch,
+            labels=labels, steps_per_epoch=steps_per_epoch, batch_size=batch_size, **options
         )

@@ -15,9 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from data.augmentations.steps import Augmentation
 from data.classification.module import SEVERITIES, ImageClassificationData
-from data.corruptions.recipes import CORRUPTIONS
 from data.errors import DataNotFoundError
 from data.files import is_hidden
 from data.imagenet.batches import FolderSets, TrainingImages, centre_square, exact_square
@@ -42,12 +40,11 @@ from data.imagenet.layout import (
     title_of,
 )
 from data.images import Group
-from data.loading import ResumableDataModule
+from data.loading import ResumableDataModule, require_at_least
 from data.randomness import derive_seed
 
 __all__ = ["ImageNet"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLEAN = Group("clean", 0)
 
 
@@ -63,24 +60,24 @@ class ImageNet(ImageClassificationData):
             refused for given weights where the two differ.
         corrupted: folder of the corrupted test set; None looks for ``ImageNet-C`` in `root` and
             beside it, then for the folder `root` + "-C".
-        batch_size: of the global batch, which processes share out.
         eval_batch_size: of evaluation, a process.
         workers: processes that decode the images.
-        seed: of order and augmentation; the command line sets it to the run's seed.
         image_size: side of the square images that the network sees, in pixels.
         resize: of the shorter side before evaluation crops the middle; None is 256/224 of
             `image_size`. Corrupted images are used as they are.
         flip: random horizontal flips.
-        augment: further augmentation of the training batches, in order; see configs/augment/.
-        corruptions: names of the test's corruptions; empty tests on clean images alone.
         severities: of the test's corruptions, 1 to 5.
         verify: decode every image before the run, to name all that cannot be read.
         skip_bad: verify, and leave out what cannot be read or should not be there.
+
+    The other arguments are those of :class:`ImageClassificationData`.
     """
 
     NEUTRAL = ResumableDataModule.NEUTRAL | {"title", "verify"}
     MEASURED = ImageClassificationData.MEASURED | {"corrupted", "severities"}
     SIZE, SIZED_BY = 224, "image_size"
+    MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
     LOCATIONS = ("root", "corrupted")
 
     def __init__(
@@ -90,42 +87,34 @@ class ImageNet(ImageClassificationData):
         *,
         title: str | None = None,
         class_order: ClassOrder | None = None,
-        batch_size: int = 128,
         eval_batch_size: int = 128,
         workers: int = 8,
-        seed: int = 0,
         image_size: int = 224,
         resize: int | None = None,
         flip: bool = True,
-        augment: Sequence[Augmentation] = (),
-        corruptions: Sequence[str] = CORRUPTIONS,
         severities: Sequence[int] = SEVERITIES,
         verify: bool = False,
         skip_bad: bool = False,
+        **options: Any,
     ) -> None:
         # Crops and flips are made in the workers, of the large images.
         super().__init__(
-            batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             workers=workers,
-            seed=seed,
             padding=0,
             flip=False,
             jitter=0.0,
-            augment=augment,
-            corruptions=corruptions,
-            mean=MEAN,
-            std=STD,
+            resident=False,
+            **options,
         )
-        if image_size < 8:
-            raise ValueError(f"Expected `image_size` to be at least 8, but got {image_size}.")
+        require_at_least(image_size=(image_size, 8))
         if resize is not None and resize < image_size:
             raise ValueError(
                 f"Expected `resize` to be at least `image_size` ({image_size}), but got {resize}."
             )
         if unknown := sorted(set(severities) - set(SEVERITIES)):
             raise ValueError(f"Expected `severities` to be among {SEVERITIES}, but got {unknown}.")
-        if corruptions and not severities:
+        if self.corruptions and not severities:
             raise ValueError("Expected at least one of `severities`, but got none.")
         self.root = Path(root).expanduser()
         self.corrupted = None if corrupted is None else Path(corrupted).expanduser()

@@ -25,7 +25,13 @@ from torch.utils.data import DataLoader
 from data.errors import DataNotFoundError
 from data.files import is_hidden, replacing
 from data.images import check_statistics, normalise
-from data.loading import Batch, ResumableDataModule, TrainLoader, process_rank
+from data.loading import (
+    Batch,
+    ResumableDataModule,
+    TrainLoader,
+    process_rank,
+    require_at_least,
+)
 from data.randomness import derive_seed
 from data.segmentation.label_files import check_part
 from data.segmentation.labels import CLASSES
@@ -81,7 +87,6 @@ class SourceAndTarget(ResumableDataModule):
             ``--trainer.accumulate_grad_batches`` cuts into smaller forwards.
         eval_batch_size: most images in a batch of evaluation, a process.
         workers: processes that decode and augment.
-        seed: of order and augmentation; the command line sets it to the run's seed.
         crop_size: side of the training crops, in pixels.
         scale: range of the random factor on the images' size.
         rotate: largest random angle, in degrees.
@@ -94,6 +99,8 @@ class SourceAndTarget(ResumableDataModule):
             the target's.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
+
+    The other argument is that of :class:`data.loading.ResumableDataModule`.
 
     Raises:
         DataNotFoundError: a root is not there, and no `predict_root` is given.
@@ -118,7 +125,6 @@ class SourceAndTarget(ResumableDataModule):
         batch_size: int = 16,
         eval_batch_size: int = 1,
         workers: int = 4,
-        seed: int = 0,
         crop_size: int = 713,
         scale: tuple[float, float] = (0.5, 2.0),
         rotate: float = 10.0,
@@ -129,26 +135,18 @@ class SourceAndTarget(ResumableDataModule):
         predict_root: str | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 2),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("workers", workers, 0),
-            ("crop_size", crop_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        super().__init__(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, **options
+        )
+        require_at_least(crop_size=(crop_size, 1))
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"Expected `scale` to be a rising range above 0, but got {scale}.")
         if not 0 <= rotate <= 180:
             raise ValueError(f"Expected `rotate` to be in [0, 180] degrees, but got {rotate}.")
         self.roots = tuple(_placed(place, root) for place in (source_root, target_root))
         self.names = source_name, target_name
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.workers = workers
-        self.seed = seed
         self.pad, self.verify = pad, verify
         self.predict_root = None if predict_root is None else Path(predict_root).expanduser()
         self.mean, self.std = check_statistics(mean, std)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.randomness import generator_for
+from data.loading import shuffled
 from data.text.tokens import PAD
 
 __all__ = ["EncodedTexts", "bucketed_order", "evaluation_order", "padding_share"]
@@ -107,14 +107,14 @@ def bucketed_order(lengths: Tensor, batch_size: int, seed: int, epoch: int) -> T
     Returns:
         int64 (N,), a function of the arguments alone.
     """
-    order = torch.randperm(len(lengths), generator=generator_for(seed, "order", epoch))
+    order = shuffled(len(lengths), seed, "order", epoch)
     pieces = [
         bucket[lengths[bucket].argsort(stable=True)] for bucket in order.split(BUCKET * batch_size)
     ]
     batches = torch.cat(pieces).split(batch_size)
     whole = len(lengths) // batch_size
-    shuffled = torch.randperm(whole, generator=generator_for(seed, "batches", epoch)).tolist()
-    return torch.cat([*(batches[number] for number in shuffled), *batches[whole:]])
+    numbers = shuffled(whole, seed, "batches", epoch).tolist()
+    return torch.cat([*(batches[number] for number in numbers), *batches[whole:]])
 
 
 def evaluation_order(lengths: Tensor, processes: int) -> Tensor:

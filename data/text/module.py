@@ -18,7 +18,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.loading import ResumableDataModule, TrainLoader, evaluation_loader, process_rank
+from data.loading import (
+    ResumableDataModule,
+    TrainLoader,
+    evaluation_loader,
+    process_rank,
+    require_at_least,
+)
 from data.randomness import derive_seed
 from data.text.batches import EncodedTexts, bucketed_order, evaluation_order, padding_share
 from data.text.cache import Corpus, open_corpus
@@ -42,11 +48,11 @@ class IMDbToSST2(ResumableDataModule):
             with labels.
         batch_size: of the global batch, which processes share out.
         eval_batch_size: of evaluation, a process.
-        workers: reading processes; 0 is fastest, as all texts are in memory.
-        seed: of the order; the command line sets it to the run's seed.
         min_count: occurrences in the training text below which a word is unknown.
         max_words: size of the vocabulary, at most; None is no limit.
         max_length: words of a review that are read, from its beginning; None reads all.
+
+    The other arguments are those of :class:`data.loading.ResumableDataModule`.
     """
 
     MEASURED = frozenset({"sst2", "sst2_splits"})
@@ -66,33 +72,21 @@ class IMDbToSST2(ResumableDataModule):
         sst2_splits: Sequence[Split] | None = None,
         batch_size: int = 50,
         eval_batch_size: int = 100,
-        workers: int = 0,
-        seed: int = 0,
         min_count: int = 2,
         max_words: int | None = None,
         max_length: int | None = 400,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 2),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("workers", workers, 0),
-            ("min_count", min_count, 1),
-            ("max_words", max_words, 1),
-            ("max_length", max_length, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, **options)
+        require_at_least(
+            min_count=(min_count, 1), max_words=(max_words, 1), max_length=(max_length, 1)
+        )
         if sst2_splits is not None and (not sst2_splits or set(sst2_splits) - set(SENTENCES)):
             raise ValueError(
                 f"Expected `sst2_splits` to be among {list(SENTENCES)}, but got {sst2_splits}."
             )
         self.imdb, self.sst2, self.glove = imdb, sst2, glove
         self.sst2_splits = sst2_splits
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.workers = workers
-        self.seed = seed
         self.min_count = min_count
         self.max_words = max_words
         self.max_length = max_length

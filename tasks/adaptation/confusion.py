@@ -9,56 +9,41 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from tasks.engine.media import log_matrix
-from tasks.engine.metrics import GroupedErrors, reliability
+from tasks.engine.metrics import ConfusionMatrices, GroupedErrors, reliability
 
 __all__ = [
-    "Confusion",
     "log_confusion",
     "print_confusion",
+    "summarise",
 ]
 
 
-class Confusion(nn.Module):
-    """Collects the predictions of one test, exactly over processes and batch sizes.
+def summarise(errors: GroupedErrors, matrices: ConfusionMatrices) -> dict[str, Any]:
+    """A test's ``summary``, ``reliability`` and ``confusion``: counts, rows are the truth.
 
     Args:
-        classes: how many there are.
+        errors: of the target's images, one group.
+        matrices: of the same.
     """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.matrix = MulticlassConfusionMatrix(classes)
-        self.errors = GroupedErrors(1)
-
-    def update(self, logits: Tensor, label: Tensor) -> None:
-        """Add a batch: logits (B, classes), label (B,)."""
-        self.matrix.update(logits.argmax(-1), label)
-        self.errors.update(logits, label, torch.zeros_like(label))
-
-    def compute(self) -> dict[str, Any]:
-        """A test's ``summary``, ``reliability`` and ``confusion``: counts, rows are the truth."""
-        counts = self.matrix.compute().double().cpu()
-        correct = counts.diagonal()
-        ece = self.errors.compute()["ece"].item()
-        summary = {
-            "accuracy": (correct.sum() / counts.sum()).item(),
-            "class_accuracy": (correct / counts.sum(1)).mean().item(),
-            "ece": ece,
-        }
-        if math.isnan(ece):  # an output of the network was not finite
-            summary = dict.fromkeys(summary, math.nan)
-        return {
-            "summary": summary,
-            "reliability": reliability(self.errors.counts(), {"target": [0]}),
-            "confusion": counts.long().tolist(),
-        }
+    counts = matrices.compute()[0].double().cpu()
+    correct = counts.diagonal()
+    ece = errors.compute()["ece"].item()
+    summary = {
+        "accuracy": (correct.sum() / counts.sum()).item(),
+        "class_accuracy": (correct / counts.sum(1)).mean().item(),
+        "ece": ece,
+    }
+    if math.isnan(ece):  # an output of the network was not finite
+        summary = dict.fromkeys(summary, math.nan)
+    return {
+        "summary": summary,
+        "reliability": reliability(errors.counts(), {"target": [0]}),
+        "confusion": counts.long().tolist(),
+    }
 
 
 def print_confusion(record: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from data.domains.module import DomainPair
 from data.randomness import generator_for
@@ -32,11 +31,11 @@ from tasks.adaptation.adversary import (
     captured_features,
     classifier_of,
 )
-from tasks.adaptation.confusion import Confusion, log_confusion, print_confusion
+from tasks.adaptation.confusion import log_confusion, print_confusion, summarise
 from tasks.adaptation.domain_norm import Target, part_domains, two_domains
 from tasks.engine.adabn import kept_batch_norm, reestimate_batch_norm
-from tasks.engine.base import CNSNModule, CrossNormTraining, crossnorm_share
-from tasks.engine.optim import OptimizerSpec
+from tasks.engine.base import CNSNModule, crossnorm_share
+from tasks.engine.metrics import ConfusionMatrices, GroupedErrors
 
 __all__ = ["Adaptation", "BatchNorm", "Style"]
 
@@ -61,10 +60,6 @@ class Adaptation(CNSNModule):
     """Trains on a source domain and tests on a target domain.
 
     Args:
-        network: an ordinary classifier of (B, 3, H, W) images.
-        cnsn: the layers to insert.
-        crossnorm: when CrossNorm acts.
-        optimizer: the optimiser and its schedule.
         style: whose statistics CrossNorm gives to source samples.
         batch_norm: what batch norms normalise by.
             "source": the source's statistics, in training and in the test. Target images that run
@@ -77,11 +72,8 @@ class Adaptation(CNSNModule):
             "per_domain": each domain has running averages of its own from the first step on, and
             the test uses the target's; every step then runs target images, too.
         adversary: domain-adversarial training.
-        weights: pretrained weights: a torchvision weight name or a file, of the plain network or
-            of the one with the layers inserted; None keeps its fresh ones.
-        channels_last: memory format of network and images.
-        compile: run the network through torch.compile.
-        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+
+    The other arguments are those of :class:`CNSNModule`.
 
     Attributes:
         MONITOR: None, since a checkpoint chosen by target labels would not be adaptation without
@@ -102,34 +94,19 @@ class Adaptation(CNSNModule):
 
     def __init__(
         self,
-        network: nn.Module,
-        cnsn: CNSNSpec = CNSNSpec(),
-        crossnorm: CrossNormTraining = CrossNormTraining(),
-        optimizer: OptimizerSpec = OptimizerSpec(),
-        *,
+        *args: Any,
         style: Style = "source",
         batch_norm: BatchNorm = "source",
         adversary: AdversarySpec = AdversarySpec(),
-        weights: str | None = None,
-        channels_last: bool = False,
-        compile: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            cnsn,
-            crossnorm,
-            optimizer,
-            weights=weights,
-            channels_last=channels_last,
-            compile=compile,
-            seed=seed,
-        )
+        super().__init__(*args, **options)
         _check_choice("style", style, get_args(Style))
         _check_choice("batch_norm", batch_norm, get_args(BatchNorm))
-        if style == "target" and not cnsn.crossnorm:
+        if style == "target" and not self.cnsn.crossnorm:
             raise ValueError(
-                f"Expected `cnsn.kind` to be cn or cnsn for `style: target`, but got {cnsn.kind!r}."
+                "Expected `cnsn.kind` to be cn or cnsn for `style: target`, but got "
+                f"{self.cnsn.kind!r}."
             )
         self.style: Style = style
         self.batch_norm: BatchNorm = batch_norm
@@ -169,7 +146,7 @@ class Adaptation(CNSNModule):
     # ---------------------------------------------------------------------------------- training
 
     def setup(self, stage: str) -> None:
-        self.check_class_folders(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.check_class_folders(self.data)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         step, views = batch["number"], self._views(batch["number"])
@@ -256,40 +233,32 @@ class Adaptation(CNSNModule):
                 stack.enter_context(two_domains(self.network, 0))
             yield
 
-    def _start_evaluation(self) -> None:
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.confusion = Confusion(datamodule.num_classes).to(self.device)
-        self.evaluation.enter_context(self.target_view(datamodule))
+    def start_evaluation(self) -> None:
+        self.errors = GroupedErrors(1).to(self.device)
+        self.confusion = ConfusionMatrices(1, self.data.num_classes).to(self.device)
+        self.evaluation.enter_context(self.target_view(self.data))
+
+    def evaluate(self, batch: dict[str, Tensor]) -> None:
+        logits, label = self(batch["image"]), batch["label"]
+        self.errors.update(logits, label, torch.zeros_like(label))
+        self.confusion.update(logits.argmax(-1), label, 0)
 
     def _finish_evaluation(self) -> dict[str, Any]:
         self.evaluation.close()
-        found = self.confusion.compute()
+        found = summarise(self.errors, self.confusion)
         bad = math.isnan(found["summary"]["ece"])
         self.refuse_not_finite(["the target's images"] if bad else [])
         return found
-
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.confusion.update(self(batch["image"]), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         summary = self._finish_evaluation()["summary"]
         self.log("val/accuracy", summary["accuracy"], prog_bar=True)
 
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
+    def tested(self) -> dict[str, Any]:
+        return self._finish_evaluation()
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.confusion.update(self(batch["image"]), batch["label"])
-
-    def on_test_epoch_end(self) -> None:
-        self.metrics = self._finish_evaluation()
-        self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
-        if self.trainer.is_global_zero:
-            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            log_confusion(self.loggers, datamodule.classes, self.metrics["confusion"])
+    def show_test(self) -> None:
+        log_confusion(self.loggers, self.data.classes, self.metrics["confusion"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print accuracy by class."""

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cnsn import CNSNSpec, load_official
+from cnsn import load_official
 from cnsn.losses import jsd_consistency
 from data.augmentations.steps import AugMix
 from data.classification.module import ImageClassificationData
@@ -36,10 +36,9 @@ from tasks.classification.evaluation import (
     evaluate_adabn,
     evaluate_attacks,
 )
-from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.engine.base import CNSNModule
 from tasks.engine.conditions import clean_and_corrupted, log_conditions, summarise
 from tasks.engine.metrics import GroupedErrors, not_finite_in, reliability
-from tasks.engine.optim import OptimizerSpec
 
 __all__ = ["Classification"]
 
@@ -48,12 +47,6 @@ class Classification(CNSNModule):
     """Trains and tests a classifier.
 
     Args:
-        network: an ordinary classifier of (B, 3, H, W) images.
-        cnsn: the layers to insert.
-        crossnorm: when CrossNorm acts.
-        optimizer: the optimiser and its schedule.
-        weights: pretrained weights of the plain network: a torchvision weight name or a file; None
-            keeps its fresh ones.
         official: a checkpoint of the paper's authors, or one converted from it, loaded once the
             layers are inserted; `test` then needs no trained run, `fit` starts from it.
         augmix: weight of AugMix's JSD, where the data have its views.
@@ -63,9 +56,8 @@ class Classification(CNSNModule):
         adabn_selfnorm: re-estimate the batch norms inside SelfNorm too.
         attacks: also test on adversarial versions of the clean images.
         attack: sizes of the attacks: of FGSM `eps` alone, of PGD all.
-        channels_last: memory format of network and images.
-        compile: run the network through torch.compile.
-        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+
+    The other arguments are those of :class:`CNSNModule`.
     """
 
     DATA = ImageClassificationData
@@ -81,12 +73,7 @@ class Classification(CNSNModule):
 
     def __init__(
         self,
-        network: nn.Module,
-        cnsn: CNSNSpec = CNSNSpec(),
-        crossnorm: CrossNormTraining = CrossNormTraining(),
-        optimizer: OptimizerSpec = OptimizerSpec(),
-        *,
-        weights: str | None = None,
+        *args: Any,
         official: str | None = None,
         augmix: float = 12.0,
         adversarial: AttackSpec | None = None,
@@ -95,22 +82,11 @@ class Classification(CNSNModule):
         adabn_selfnorm: bool = True,
         attacks: Sequence[Attack] = (),
         attack: AttackSpec = AttackSpec(steps=20),
-        channels_last: bool = False,
-        compile: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            cnsn,
-            crossnorm,
-            optimizer,
-            weights=weights,
-            channels_last=channels_last,
-            compile=compile,
-            seed=seed,
-        )
+        super().__init__(*args, **options)
         if official is not None:
-            if weights is not None:
+            if self.weights is not None:
                 raise ValueError(
                     "Expected one of `weights` and `official`, but got both: the official "
                     "checkpoint holds every weight."
@@ -127,10 +103,6 @@ class Classification(CNSNModule):
         self.attacks, self.attack = tuple(dict.fromkeys(attacks)), attack
         self.errors: GroupedErrors | None = None
 
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def check_data(self, data: Any) -> None:
         super().check_data(data)
         augmix = any(isinstance(step, AugMix) for step in data.augment)
@@ -141,13 +113,13 @@ class Classification(CNSNModule):
             )
 
     def setup(self, stage: str) -> None:
-        self.check_class_folders(self._data)
+        self.check_class_folders(self.data)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
         if self.adversarial is not None:
             seed = derive_seed(self.seed, "adversarial", batch["epoch"])
-            images = adversarial_images(self, batch, self.adversarial, data=self._data, seed=seed)
+            images = adversarial_images(self, batch, self.adversarial, data=self.data, seed=seed)
         views = [images, *batch.get("views", [])]
         # From the loader, which knows it exactly also after a resume in the middle of an epoch.
         step = batch["number"]
@@ -174,11 +146,11 @@ class Classification(CNSNModule):
 
     # Evaluation: one metric over all conditions; validation has the clean one alone.
 
-    def _start_evaluation(self) -> None:
-        self.conditions = [tuple(group) for group in self._data.groups]
+    def start_evaluation(self) -> None:
+        self.conditions = [tuple(group) for group in self.data.groups]
         self.errors = GroupedErrors(len(self.conditions)).to(self.device)
 
-    def _evaluate(self, batch: dict[str, Tensor]) -> None:
+    def evaluate(self, batch: dict[str, Tensor]) -> None:
         assert self.errors is not None
         self.errors.update(self(batch["image"]), batch["label"], batch["group"])
 
@@ -189,51 +161,40 @@ class Classification(CNSNModule):
         self.refuse_not_finite(not_finite_in(found, self.conditions))
         return {name: value.reshape(-1).tolist() for name, value in found.items()}
 
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch)
-
     def on_validation_epoch_end(self) -> None:
         values = self._values()
         self.log("val/error", values["error"][0], prog_bar=True)
         self.log("val/ece", values["ece"][0])
 
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
+    def tested(self) -> dict[str, Any]:
         values = self._values()
         assert self.errors is not None
-        self.metrics = self._summary(values)
+        metrics = self._summary(values)
         parts = clean_and_corrupted(self.conditions)
-        self.metrics["reliability"] = reliability(self.errors.counts(), parts)
+        metrics["reliability"] = reliability(self.errors.counts(), parts)
         if self.adabn:
-            again = evaluate_adabn(self, self._data, **self.adabn_options)
+            again = evaluate_adabn(self, self.data, **self.adabn_options)
             bad = not_finite_in(again, self.conditions)
             self.refuse_not_finite([f"{name} with AdaBN" for name in bad])
-            add_adabn(self.metrics, self._summary(again), **self.adabn_options)
+            add_adabn(metrics, self._summary(again), **self.adabn_options)
         if self.attacks:
-            found = evaluate_attacks(self, self._data, self.attacks, self.attack, seed=self.seed)
+            found = evaluate_attacks(self, self.data, self.attacks, self.attack, seed=self.seed)
             for one in found:
                 self.refuse_not_finite(not_finite_in(one, [one["attack"]]))
-            add_attacks(self.metrics, found)
-        self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
+            add_attacks(metrics, found)
         table = zip(self.conditions, values["error"], strict=True)
         self.log_dict({f"test/error/{name}/{severity}": v for (name, severity), v in table})
-        if self.trainer.is_global_zero:
-            log_conditions(self.loggers, self.metrics["conditions"])
+        return metrics
+
+    def show_test(self) -> None:
+        log_conditions(self.loggers, self.metrics["conditions"])
 
     def _summary(self, values: dict[str, list[float]]) -> dict[str, Any]:
         return summarise(
             values,
             self.conditions,
-            complete=self._data.COMPLETE,
-            reference=self._data.reference_errors(),
+            complete=self.data.COMPLETE,
+            reference=self.data.reference_errors(),
         )
 
     @staticmethod

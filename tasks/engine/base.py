@@ -66,7 +66,7 @@ def crossnorm_share(model: dict[str, Any]) -> float:
 
 
 class CNSNModule(L.LightningModule):
-    """Base of the tasks' modules.
+    """Base of the tasks' modules, whose constructors name their own options and pass on the others.
 
     Args:
         network: an ordinary network.
@@ -75,9 +75,9 @@ class CNSNModule(L.LightningModule):
         optimizer: the optimiser and its schedule.
         weights: pretrained weights: a torchvision weight name or a file, of the plain network or
             of the one with the layers inserted; None keeps its fresh ones.
-        channels_last: memory format of the network.
+        channels_last: memory format of network and images.
         compile: run the network through torch.compile.
-        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+        seed: of CrossNorm's and dropout's draws; the command line sets it to the run's seed.
 
     Attributes:
         MONITOR: the logged value, and its better direction, that the checkpoint `best` follows;
@@ -127,9 +127,9 @@ class CNSNModule(L.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        cnsn: CNSNSpec,
-        crossnorm: CrossNormTraining,
-        optimizer: OptimizerSpec,
+        cnsn: CNSNSpec = CNSNSpec(),
+        crossnorm: CrossNormTraining = CrossNormTraining(),
+        optimizer: OptimizerSpec = OptimizerSpec(),
         *,
         weights: str | None = None,
         channels_last: bool = False,
@@ -146,6 +146,7 @@ class CNSNModule(L.LightningModule):
         self.network = insert(network, cnsn)
         if weights is not None and late:
             self.complete = self.heads_given = self.load_pretrained(self.network, weights)
+        self.weights = weights
         self.cnsn = cnsn
         self.crossnorm = crossnorm
         self.optimizer_spec = optimizer
@@ -161,6 +162,11 @@ class CNSNModule(L.LightningModule):
         # Compiled in place, so that names in checkpoints stay as they are.
         if compile:
             self.network.compile()
+
+    @property
+    def data(self) -> Any:
+        """The data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @staticmethod
     def add_arguments(parser: Any) -> None:
@@ -271,8 +277,7 @@ class CNSNModule(L.LightningModule):
         taken = self.trainer.accumulate_grad_batches
         if taken == 1:
             return 1.0
-        loader = self.trainer.datamodule.train_loader  # type: ignore[attr-defined]
-        samples = loader.schedule.samples
+        samples = self.data.train_loader.schedule.samples
         first = batch_idx - batch_idx % taken
         end = min(first + taken, int(self.trainer.num_training_batches))
         all_samples = sum(samples(number - batch_idx + place) for place in range(first, end))
@@ -326,6 +331,40 @@ class CNSNModule(L.LightningModule):
         """
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(values, on_step=True, on_epoch=False)
+
+    # Evaluation: a validation and a test do the same with every batch.
+
+    def start_evaluation(self) -> None:
+        """Begin a validation or a test."""
+
+    def evaluate(self, batch: dict[str, Any]) -> None:
+        """Add a batch to what is scored."""
+        raise NotImplementedError
+
+    def tested(self) -> dict[str, Any]:
+        """The finished test's part of the result line, with its ``summary``."""
+        raise NotImplementedError
+
+    def show_test(self) -> None:
+        """Show a test's :attr:`metrics` to loggers and in files, in the first process."""
+
+    def on_validation_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_test_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.metrics = self.tested()
+        self.log_dict({f"test/{name}": value for name, value in self.metrics["summary"].items()})
+        if self.trainer.is_global_zero:
+            self.show_test()
 
     def refuse_not_finite(self, where: Sequence[str]) -> None:
         """End an evaluation in which outputs of the network were NaN or infinite.

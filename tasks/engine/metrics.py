@@ -22,6 +22,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 __all__ = [
+    "ConfusionMatrices",
     "GroupedErrors",
     "not_finite_in",
     "reliability",
@@ -34,6 +35,7 @@ class GroupedErrors(Metric):
     Args:
         groups: number of groups.
         bins: equal bins of confidence.
+        pooled: have one more entry, the groups after the first as one.
 
     State is a table of sums, so that it is exact over processes and batch sizes, and nothing
     leaves the device before :meth:`compute`.
@@ -42,9 +44,10 @@ class GroupedErrors(Metric):
     full_state_update = False
     table: Tensor
 
-    def __init__(self, groups: int, bins: int = 15) -> None:
+    def __init__(self, groups: int, bins: int = 15, *, pooled: bool = False) -> None:
         super().__init__()
         self.bins = bins
+        self.pooled = pooled
         # For each group and bin: samples, correct ones, sum of confidences.
         zeros = torch.zeros(groups, bins, 3, dtype=torch.float64)
         self.add_state("table", zeros, dist_reduce_fx="sum")
@@ -62,12 +65,15 @@ class GroupedErrors(Metric):
         self.table.view(-1, 3).index_add_(0, group * self.bins + bin_, row.double())
 
     def compute(self) -> dict[str, Tensor]:
-        """``error`` and ``ece`` in [0, 1], and ``n``: each (groups,).
+        """``error`` and ``ece`` in [0, 1], and ``n``: each (groups,), or one more if pooled.
 
         NaN for an empty group, and for one of which an output of the network was not finite.
         """
-        n = self.table[..., 0].sum(-1)
-        correct, confidence = self.table[..., 1], self.table[..., 2]
+        table = self.table
+        if self.pooled:
+            table = torch.cat([table, table[1:].sum(0, keepdim=True)])
+        n = table[..., 0].sum(-1)
+        correct, confidence = table[..., 1], table[..., 2]
         ece = (correct - confidence).abs().sum(-1) / n
         return {
             "error": (1 - correct.sum(-1) / n).masked_fill(ece.isnan(), torch.nan),
@@ -79,6 +85,55 @@ class GroupedErrors(Metric):
         """The sums that :meth:`compute` is made of, of all processes: (groups, bins, 3)."""
         with self.sync_context():
             return self.table.clone()
+
+
+class ConfusionMatrices(Metric):
+    """Counts of samples, or of pixels, by (group, true class, predicted class).
+
+    Whole numbers, so the sum is exact over processes and batch sizes.
+
+    Args:
+        groups: number of groups.
+        classes: number of classes.
+        ignore: label of what is not counted; None counts all.
+    """
+
+    full_state_update = False
+    counts: Tensor
+    unknown: Tensor
+
+    def __init__(self, groups: int, classes: int, *, ignore: int | None = None) -> None:
+        super().__init__()
+        self.classes, self.ignore = classes, ignore
+        zeros = torch.zeros(groups, classes, classes, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
+        self.add_state("unknown", zeros[:, 0, 0].clone(), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, label: Tensor, group: Tensor | int) -> None:
+        """Add class numbers, int64 (...), their labels (...), and the group of each or of all.
+
+        A class number below 0 says that the network gave none.
+        """
+        # What is left out has places of its own, since to select would wait for the device.
+        places = self.counts.numel()
+        cell = (group * self.classes + label) * self.classes + predicted
+        cell = torch.where(predicted < 0, places + 1 + group, cell)
+        if self.ignore is not None:
+            cell = torch.where(label == self.ignore, places, cell)
+        cell = cell.flatten()
+        found = torch.zeros(places + 1 + len(self.unknown), dtype=torch.int64, device=cell.device)
+        found.scatter_add_(0, cell, torch.ones_like(cell))
+        self.unknown += found[places + 1 :]
+        self.counts += found[:places].view_as(self.counts)
+
+    def compute(self) -> Tensor:
+        """int64 (groups, classes, classes), rows the truth."""
+        return self.counts
+
+    def without_class(self) -> Tensor:
+        """What has a label and was given no class, of all processes: int64 (groups,)."""
+        with self.sync_context():
+            return self.unknown.clone()
 
 
 def not_finite_in(values: Mapping[str, Any], names: Iterable[Any]) -> list[str]:

@@ -54,11 +54,8 @@ class FixMatch(CNSNModule):
         temperature: of the softmax behind the pseudo-labels.
         ema_decay: of the moving average, in [0, 1); 0 follows the raw weights.
         crossnorm_rows: the images of a batch that CrossNorm acts on.
-        weights: pretrained weights of the plain network: a torchvision weight name or a file; None
-            keeps its fresh ones.
-        channels_last: memory format of network and images.
-        compile: run the network through torch.compile.
-        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+
+    The other arguments are those of :class:`CNSNModule`.
     """
 
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
@@ -88,21 +85,9 @@ class FixMatch(CNSNModule):
         temperature: float = 1.0,
         ema_decay: float = 0.999,
         crossnorm_rows: CrossNormRows = "labelled+strong",
-        weights: str | None = None,
-        channels_last: bool = False,
-        compile: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            cnsn,
-            crossnorm,
-            optimizer,
-            weights=weights,
-            channels_last=channels_last,
-            compile=compile,
-            seed=seed,
-        )
+        super().__init__(network, cnsn, crossnorm, optimizer, **options)
         self._check(threshold, unlabelled_weight, temperature, ema_decay, crossnorm_rows)
         self.threshold = threshold
         self.unlabelled_weight = unlabelled_weight
@@ -139,10 +124,6 @@ class FixMatch(CNSNModule):
     @staticmethod
     def forwards(data: dict[str, Any], model: dict[str, Any]) -> float:
         return CNSNModule.forwards(data, model) + 2 * float(data["unlabelled_ratio"])
-
-    @property
-    def data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def check_data(self, data: Any) -> None:
         if not isinstance(data, SemiSupervised):
@@ -236,12 +217,12 @@ class FixMatch(CNSNModule):
 
     # Evaluation of EMA and raw weights: one metric over all conditions each.
 
-    def _start_evaluation(self) -> None:
+    def start_evaluation(self) -> None:
         self.conditions = [tuple(group) for group in self.data.groups]
         n = len(self.conditions)
         self._errors = {name: GroupedErrors(n).to(self.device) for name in ("ema", "raw")}
 
-    def _evaluate(self, batch: dict[str, Tensor]) -> None:
+    def evaluate(self, batch: dict[str, Tensor]) -> None:
         images = batch["image"].contiguous(memory_format=self.memory_format)
         for name, network in (("ema", self.ema), ("raw", self.network)):
             self._errors[name].update(network(images), batch["label"], batch["group"])
@@ -251,12 +232,6 @@ class FixMatch(CNSNModule):
         bad = not_finite_in(values, self.conditions)
         self.refuse_not_finite([f"{name} ({weights} weights)" for name in bad])
         return {name: value.reshape(-1).tolist() for name, value in values.items()}
-
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         ema, raw = self._values("ema"), self._values("raw")
@@ -286,31 +261,24 @@ class FixMatch(CNSNModule):
     def _median(self) -> float:
         return statistics.median(e["error"] for e in self.evaluations)
 
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
+    def tested(self) -> dict[str, Any]:
         complete = self.data.COMPLETE
         ema, raw = (
             summarise(self._values(weights), self.conditions, complete=complete)
             for weights in ("ema", "raw")
         )
-        self.metrics = ema
-        summary = self.metrics["summary"]
+        summary = ema["summary"]
         summary |= {f"raw_{name}": value for name, value in raw["summary"].items()}
         if self.evaluations:
             summary["median_error"] = self._median()
-        for condition, other in zip(self.metrics["conditions"], raw["conditions"], strict=True):
+        for condition, other in zip(ema["conditions"], raw["conditions"], strict=True):
             condition |= {"raw_error": other["error"], "raw_ece": other["ece"]}
-        self.metrics |= {"weights": "EMA", "evaluations": self.evaluations}
         parts = clean_and_corrupted(self.conditions)
-        self.metrics["reliability"] = reliability(self._errors["ema"].counts(), parts)
-        self.log_dict({f"test/{name}": value for name, value in summary.items()})
-        if self.trainer.is_global_zero:
-            log_conditions(self.loggers, self.metrics["conditions"])
+        drawn = reliability(self._errors["ema"].counts(), parts)
+        return {**ema, "weights": "EMA", "evaluations": self.evaluations, "reliability": drawn}
+
+    def show_test(self) -> None:
+        log_conditions(self.loggers, self.metrics["conditions"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print EMA's figures by condition, then both weights', then the pseudo-labels'."""

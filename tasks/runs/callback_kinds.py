@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import pkgutil
 from typing import Any
 
@@ -19,6 +18,8 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+
+from tasks.runs.signature import defaults_of
 
 __all__ = ["check_callbacks", "decides_by_validation", "hooks_of", "may_swap_weights"]
 
@@ -75,7 +76,7 @@ def decides_by_validation(path: str, options: dict[str, Any] | None = None) -> b
     if issubclass(kind, WeightAveraging):
         return False  # It exchanges weights while they are validated, and back.
     validates = any("validation" in name for name in hooks_of(path, options))
-    return validates or "monitor" in inspect.signature(kind).parameters
+    return validates or "monitor" in defaults_of(kind)
 
 
 def may_swap_weights(callback: L.Callback) -> bool:

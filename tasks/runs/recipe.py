@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import pkgutil
 from copy import deepcopy
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from data.loading import ResumableDataModule
 from tasks.runs.callback_kinds import decides_by_validation, hooks_of
+from tasks.runs.signature import defaults_of
 
 __all__ = [
     "config_hash",
@@ -196,7 +196,7 @@ def portable(recipe: Config) -> Config:
     if "class_path" in data:
         kind = pkgutil.resolve_name(data["class_path"])
         naming = getattr(kind, "NAMED", {})
-        defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
+        defaults = defaults_of(kind)
     for option in locations(data):
         place = options.pop(option, None)
         name = Path(place).name if isinstance(place, str) and option in naming else None
@@ -236,8 +236,7 @@ def _checksum(path: Path, size: int, changed: int) -> str:
 def _asked(value: Any, default: Any) -> Any:
     """`value` without the entries that equal `default`, or the defaults of the class it names."""
     if isinstance(value, dict) and "class_path" in value:
-        parameters = inspect.signature(pkgutil.resolve_name(value["class_path"])).parameters
-        own = {name: parameter.default for name, parameter in parameters.items()}
+        own = defaults_of(pkgutil.resolve_name(value["class_path"]))
         return {
             "class_path": value["class_path"],
             "init_args": _asked(value.get("init_args") or {}, own),

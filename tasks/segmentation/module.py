@@ -25,10 +25,10 @@ from data.segmentation.labels import CLASSES, IGNORE
 from data.segmentation.module import DOMAINS, SourceAndTarget
 from tasks.engine.base import CNSNModule, CrossNormTraining
 from tasks.engine.media import log_matrix
-from tasks.engine.optim import OptimizerSpec
+from tasks.engine.metrics import ConfusionMatrices
 from tasks.runs.dispensable import dispensable
 from tasks.segmentation.inference import NO_CLASS, EvaluationSpec, centre_of, segment
-from tasks.segmentation.metrics import ConfusionMatrices, iou_of
+from tasks.segmentation.metrics import iou_of
 from tasks.segmentation.pictures import (
     Example,
     class_bars,
@@ -65,15 +65,13 @@ class Segmentation(CNSNModule):
             see :mod:`tasks.segmentation.networks`.
         cnsn: the layers to insert.
         crossnorm: when CrossNorm acts; there is no consistency loss in this task.
-        optimizer: the optimiser and its schedule.
         evaluation: what scores are measured on.
         weights: pretrained weights: a name of torchvision or segmentation_models_pytorch, or a
             file; None keeps the network's fresh ones.
         auxiliary: weight of the auxiliary head's loss.
         pictures: examples, of both domains together, drawn after each epoch; 0 for none.
-        channels_last: memory format of network and images.
-        compile: run the network through torch.compile.
-        seed: of CrossNorm's and dropout's draws; the command line sets it to the run's seed.
+
+    The other arguments are those of :class:`CNSNModule`.
     """
 
     # Chosen on the source alone: the target is not looked at.
@@ -102,15 +100,12 @@ class Segmentation(CNSNModule):
         network: nn.Module,
         cnsn: CNSNSpec = CNSNSpec(),
         crossnorm: CrossNormTraining = CrossNormTraining(),
-        optimizer: OptimizerSpec = OptimizerSpec(),
+        *args: Any,
         evaluation: EvaluationSpec = EvaluationSpec(),
-        *,
         weights: str | None = None,
         auxiliary: float = 0.4,
         pictures: int = 4,
-        channels_last: bool = False,
-        compile: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
         for name, value in (("auxiliary", auxiliary), ("pictures", pictures)):
             if not 0 <= value < math.inf:
@@ -127,21 +122,14 @@ class Segmentation(CNSNModule):
                 f"got {cnsn.kind!r}."
             )
         super().__init__(
-            network,
-            cnsn,
-            crossnorm,
-            optimizer,
-            weights=None if late else weights,
-            channels_last=channels_last,
-            compile=compile,
-            seed=seed,
+            network, cnsn, crossnorm, *args, weights=None if late else weights, **options
         )
         if late and weights is not None:
             load_backbone_with_selfnorm(self.network, weights)
         self.evaluation = evaluation
         self.auxiliary = auxiliary
         self.pictures = pictures
-        self.confusion = ConfusionMatrices(len(DOMAINS), len(CLASSES))
+        self.confusion = ConfusionMatrices(len(DOMAINS), len(CLASSES), ignore=IGNORE)
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         return load_pretrained(network, weights, self.HEADS)
@@ -221,12 +209,11 @@ class Segmentation(CNSNModule):
     @torch.inference_mode()
     def examples(self) -> list[Example]:
         """The same few images of source and target each time, as the network sees them now."""
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         examples = []
         training = self.network.training
         self.network.eval()
-        for name, image, truth in datamodule.examples(self.pictures):
-            inputs = datamodule.normalised(image).to(self.device)
+        for name, image, truth in self.data.examples(self.pictures):
+            inputs = self.data.normalised(image).to(self.device)
             with self.trainer.precision_plugin.forward_context():
                 predicted = segment(self.logits, inputs, self.evaluation)[0]
             if self.evaluation.mode == "centre":
@@ -239,7 +226,7 @@ class Segmentation(CNSNModule):
 
     # ---------------------------------------------------------------------------------- evaluation
 
-    def _evaluate(self, batch: dict[str, Any]) -> None:
+    def evaluate(self, batch: dict[str, Any]) -> None:
         label = batch["label"]
         if self.evaluation.mode == "centre":
             label = centre_of(label, self.evaluation.window)
@@ -257,18 +244,12 @@ class Segmentation(CNSNModule):
             scores[domain] = {name: value * math.nan for name, value in scores[domain].items()}
         return scores
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch)
-
     def on_validation_epoch_end(self) -> None:
         for domain, scores in self._scores().items():
             self.log(f"val/{domain}_miou", scores["miou"].item(), prog_bar=True)
             self.log(f"val/{domain}_accuracy", scores["accuracy"].item())
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
+    def tested(self) -> dict[str, Any]:
         scores = self._scores()
         self._require_labelled()
         iou = {domain: values["iou"].tolist() for domain, values in scores.items()}
@@ -279,20 +260,17 @@ class Segmentation(CNSNModule):
             for name in ("miou", "accuracy")
             for domain, values in scores.items()
         }
-        self.log_dict({f"test/{name}": value for name, value in summary.items()})
         self.log_dict(
             {f"test/{d}_iou/{CLASSES[c]}": v for d, own in iou.items() for c, v in enumerate(own)}
         )
         present = [c for c in range(len(CLASSES)) if iou["target"][c] == iou["target"][c]]
-        self.metrics = {
+        return {
             "summary": summary,
             "breakdown": {CLASSES[c]: iou["target"][c] for c in present},
             "iou": {domain: dict(zip(CLASSES, v, strict=True)) for domain, v in iou.items()},
             "evaluation": str(self.evaluation),
             "mean_over": "classes in truth or prediction",  # lines without it: in truth alone
         }
-        if self.trainer.is_global_zero:
-            self._write_test(iou)
 
     def _require_labelled(self) -> None:
         for domain, counts in zip(DOMAINS, self.counts, strict=True):
@@ -303,15 +281,15 @@ class Segmentation(CNSNModule):
                     "`trainer.limit_test_batches` decide what is scored, source first."
                 )
 
-    def _write_test(self, iou: dict[str, list[float]]) -> None:
+    def show_test(self) -> None:
+        iou = {domain: list(values.values()) for domain, values in self.metrics["iou"].items()}
         folder = Path(self.trainer.default_root_dir)
         confusion = dict(zip(DOMAINS, self.counts.tolist(), strict=True))
         content = {"classes": CLASSES, "evaluation": str(self.evaluation), "confusion": confusion}
         with dispensable(path := folder / "confusion.json"):
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content) + "\n")
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        title = f"{datamodule.describe()['dataset']}, {self.evaluation}"
+        title = f"{self.data.describe()['dataset']}, {self.evaluation}"
         classes = {
             name: {domain: 100 * iou[domain][c] for domain in iou} for c, name in enumerate(CLASSES)
         }
@@ -325,21 +303,19 @@ class Segmentation(CNSNModule):
     # ---------------------------------------------------------------------------------- prediction
 
     def on_predict_start(self) -> None:
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.predictions = prediction_folder(
             Path(self.trainer.default_root_dir) / "predictions",
-            datamodule.plain,
+            self.data.plain,
             self.network.state_dict(),
             checkpoint=self.trainer.ckpt_path,
             way=f"{self.evaluation}, {self.trainer.precision}",
         )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         spec = self.evaluation
         predicted = segment(self.logits, batch["image"], spec).cpu()
         for position, classes in zip(batch["index"].tolist(), predicted, strict=True):
-            name, image = datamodule.plain.named(position)
+            name, image = self.data.plain.named(position)
             self.refuse_not_finite([name] if (classes == NO_CLASS).any() else [])
             found = classes.to(torch.uint8).numpy()
             if spec.mode == "centre":

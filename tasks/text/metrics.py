@@ -10,12 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tasks.engine.metrics import GroupedErrors
-
-__all__ = ["TextMetrics", "summarise", "wilson_interval"]
+__all__ = ["summarise", "wilson_interval"]
 
 Z_95 = 1.959964  # of the two-sided 95 % interval of a normal distribution
 
@@ -35,56 +32,26 @@ def wilson_interval(correct: int, n: int, z: float = Z_95) -> tuple[float, float
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-class TextMetrics(GroupedErrors):
-    """Errors and calibration of each group, and the counts of true by predicted label.
-
-    Args:
-        groups: number of test sets; those after the first also count together.
-        classes: number of labels.
-        bins: equal bins of confidence.
-    """
-
-    confusion: Tensor
-
-    def __init__(self, groups: int, classes: int = 2, bins: int = 15) -> None:
-        super().__init__(groups, bins)
-        self.classes = classes
-        zeros = torch.zeros(groups, classes, classes, dtype=torch.int64)
-        self.add_state("confusion", zeros, dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, label: Tensor, group: Tensor) -> None:
-        """Add a batch: logits (B, classes), label (B,), group (B,)."""
-        super().update(logits, label, group)
-        cell = (group * self.classes + label) * self.classes + logits.argmax(-1)
-        self.confusion.view(-1).index_add_(0, cell, torch.ones_like(cell))
-
-    def compute(self) -> dict[str, Tensor]:
-        """As :class:`GroupedErrors`, with ``confusion`` (groups, true, predicted).
-
-        Each of the others has one more entry: the groups after the first as one.
-        """
-        parts = self.table
-        self.table = torch.cat([parts, parts[1:].sum(0, keepdim=True)])
-        try:
-            values = super().compute()
-        finally:
-            self.table = parts
-        return {**values, "confusion": self.confusion}
-
-
-def summarise(values: dict[str, Tensor], groups: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    values: dict[str, Tensor], confusion: Tensor, groups: Sequence[str]
+) -> dict[str, Any]:
     """A test's figures: a summary, and for each test set n, accuracy, interval, ECE, confusion.
 
     In the summary ``accuracy``, ``error`` and ``ece`` are IMDb's; ``sst2_...`` are those of all
     scored sentences of SST-2 together, and ``sst2_<split>_accuracy`` those of one split.
+
+    Args:
+        values: of the pooled :class:`tasks.engine.metrics.GroupedErrors`.
+        confusion: int64 (groups, true, predicted).
+        groups: names of the test sets, IMDb's first.
     """
     error = values["error"].reshape(-1).tolist()
     ece = values["ece"].reshape(-1).tolist()
     counts = values["n"].reshape(-1).tolist()
     sets = []
     for place, group in enumerate(groups):
-        confusion = values["confusion"][place].tolist()
-        correct = sum(row[label] for label, row in enumerate(confusion))
+        rows = confusion[place].tolist()
+        correct = sum(row[label] for label, row in enumerate(rows))
         sets.append(
             {
                 "set": group,
@@ -92,7 +59,7 @@ def summarise(values: dict[str, Tensor], groups: Sequence[str]) -> dict[str, Any
                 "accuracy": correct / counts[place] if counts[place] else math.nan,
                 "interval_95": wilson_interval(correct, counts[place]),
                 "ece": ece[place],
-                "confusion": confusion,
+                "confusion": rows,
             }
         )
     summary = {

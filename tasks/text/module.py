@@ -28,9 +28,9 @@ from cnsn.nets.text_cnn import TextNetwork
 from data.text.glove import find_glove
 from data.text.module import IMDbToSST2
 from tasks.engine.base import CNSNModule, CrossNormTraining
-from tasks.engine.metrics import not_finite_in, reliability
+from tasks.engine.metrics import ConfusionMatrices, GroupedErrors, not_finite_in, reliability
 from tasks.engine.optim import OptimizerSpec
-from tasks.text.metrics import TextMetrics, summarise
+from tasks.text.metrics import summarise
 from tasks.text.report import log_test_sets
 
 __all__ = ["Text"]
@@ -44,8 +44,8 @@ class Text(CNSNModule):
         cnsn: the layers to insert.
         crossnorm: when CrossNorm acts.
         optimizer: the optimiser and its schedule.
-        compile: run the network through torch.compile.
-        seed: of CrossNorm's draws; the command line sets it to the run's seed.
+
+    The other arguments are those of :class:`CNSNModule`; there are no pretrained weights.
     """
 
     DATA = IMDbToSST2
@@ -71,22 +71,16 @@ class Text(CNSNModule):
         optimizer: OptimizerSpec = OptimizerSpec(
             algorithm="adam", lr=1e-3, weight_decay=0.0, schedule="constant"
         ),
-        *,
-        compile: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(network, cnsn, crossnorm, optimizer, compile=compile, seed=seed)
-        self.test_metrics: TextMetrics | None = None
+        super().__init__(
+            network, cnsn, crossnorm, optimizer, weights=None, channels_last=False, **options
+        )
         self.history: list[dict[str, float]] = []
 
     @staticmethod
     def example(size: int) -> tuple[Tensor, ...]:
         return torch.zeros(1, size, dtype=torch.long), torch.full((1,), size)
-
-    @property
-    def data(self) -> Any:
-        """The data module."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @staticmethod
     def check_config(config: Any) -> None:
@@ -154,25 +148,20 @@ class Text(CNSNModule):
     # Evaluation: IMDb's test reviews and SST-2's sentences in one pass, in validation too, so that
     # the curves of both can be drawn. Results are the last epoch's; nothing is selected by them.
 
-    def _start_evaluation(self) -> None:
-        self.test_metrics = TextMetrics(len(self.data.groups)).to(self.device)
+    def start_evaluation(self) -> None:
+        groups = len(self.data.groups)
+        self.errors = GroupedErrors(groups, pooled=True).to(self.device)
+        self.confusion = ConfusionMatrices(groups, self.data.num_classes).to(self.device)
 
-    def _evaluate(self, batch: dict[str, Tensor]) -> None:
-        assert self.test_metrics is not None
+    def evaluate(self, batch: dict[str, Tensor]) -> None:
         logits = self(batch["tokens"], batch["length"])
-        self.test_metrics.update(logits, batch["label"], batch["group"])
+        self.errors.update(logits, batch["label"], batch["group"])
+        self.confusion.update(logits.argmax(-1), batch["label"], batch["group"])
 
     def _evaluated(self) -> dict[str, Any]:
-        assert self.test_metrics is not None
-        values = self.test_metrics.compute()
+        values = self.errors.compute()
         self.refuse_not_finite(not_finite_in(values, self.data.groups))
-        return summarise(values, self.data.groups)
-
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch)
+        return summarise(values, self.confusion.compute(), self.data.groups)
 
     def on_validation_epoch_end(self) -> None:
         summary = self._evaluated()["summary"]
@@ -186,21 +175,13 @@ class Text(CNSNModule):
             epoch = float(self.current_epoch + 1)
             self.history.append({"epoch": epoch} | {name: summary[name] for name in kept})
 
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
+    def tested(self) -> dict[str, Any]:
+        metrics = self._evaluated() | {"history": self.history}
+        parts = {"IMDb test": [0], "SST-2": list(range(1, len(self.data.groups)))}
+        return {**metrics, "reliability": reliability(self.errors.counts(), parts)}
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        assert self.test_metrics is not None
-        self.metrics = self._evaluated() | {"history": self.history}
-        sst2 = range(1, len(self.data.groups))
-        parts = {"IMDb test": [0], "SST-2": list(sst2)}
-        self.metrics["reliability"] = reliability(self.test_metrics.counts(), parts)
-        self.log_dict({f"test/{name}": v for name, v in self.metrics["summary"].items()})
-        if self.trainer.is_global_zero:
-            log_test_sets(self.loggers, self.metrics["test_sets"])
+    def show_test(self) -> None:
+        log_test_sets(self.loggers, self.metrics["test_sets"])
 
     def print_report(self, record: dict[str, Any]) -> None:
         """Print a test's figures as a table."""

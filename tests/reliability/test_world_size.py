@@ -14,7 +14,6 @@ from torch import Tensor
 from cnsn import CNSNSpec, CrossNorm
 from data import classification, domains, fixmatch, loading, segmentation, text
 from data.augmentations.steps import CutMix, Cutout, Mixup
-from data.fixmatch import draws
 from data.loading import ResumableDataModule
 from tasks.engine.base import CNSNModule, CrossNormTraining
 from tasks.engine.optim import OptimizerSpec
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.promise(
 
 
 def as_process(patch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    for module in (loading, domains, draws, segmentation, text):
+    for module in (loading, domains.module, segmentation.module, text.module):
         patch.setattr(module, "process_rank", lambda: (rank, world))
 
 

@@ -203,14 +203,14 @@ def test_an_epoch_is_one_pass_over_the_source_and_target_passes_have_no_repeats(
 def test_processes_share_out_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
     for rank in range(2):
-        monkeypatch.setattr(domains, "process_rank", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(loading, "process_rank", lambda rank=rank: (rank, 2))
         shares.append([schedule(n=12)[number] for number in range(6)])
-    monkeypatch.setattr(domains, "process_rank", loading.process_rank)
+    monkeypatch.undo()
     whole = [schedule(n=12)[number] for number in range(6)]
     for key in ("index", "target_index"):
         for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
             assert torch.equal(torch.cat([part[key] for part in parts]), batch[key])
-    monkeypatch.setattr(domains, "process_rank", lambda: (0, 3))
+    monkeypatch.setattr(loading, "process_rank", lambda: (0, 3))
     with pytest.raises(ValueError, match="multiple of the 3 processes"):
         schedule()
 

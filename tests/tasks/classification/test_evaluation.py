@@ -29,6 +29,7 @@ class Small(ImageClassificationData):
     """32 test images, and two conditions of other brightness and contrast."""
 
     title, num_classes, COMPLETE = "small", 4, ("fog", "snow")
+    MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
     def __init__(self, *, corruptions: tuple[str, ...] = ("fog", "snow"), batch: int = 32) -> None:
         super().__init__(
@@ -40,8 +41,6 @@ class Small(ImageClassificationData):
             flip=False,
             jitter=0.0,
             corruptions=corruptions,
-            mean=(0.4, 0.5, 0.6),
-            std=(0.2, 0.25, 0.3),
         )
 
     def read(self) -> tuple[Arrays, Arrays]:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from benchmarks.waiting_cases import Case, cases
 from cnsn.nets import wide_resnet
 from tasks.classification.module import main
-from tasks.engine.metrics import GroupedErrors
+from tasks.engine.metrics import ConfusionMatrices, GroupedErrors
 from tasks.runs.same_run import RunCheckpoint
 from tasks.segmentation.inference import NO_CLASS, EvaluationSpec, segment
-from tasks.segmentation.metrics import ConfusionMatrices
 from tests.command_line import places, refusal
 
 TASKS = {
@@ -168,7 +167,7 @@ def test_pixels_without_a_class(spec: EvaluationSpec, value: float) -> None:
 
 
 def test_pixels_without_a_class_are_counted_where_they_are_labelled() -> None:
-    matrices = ConfusionMatrices(2, 3)
+    matrices = ConfusionMatrices(2, 3, ignore=255)
     predicted = torch.tensor([[0, NO_CLASS, NO_CLASS, 2]])
     matrices.update(predicted, torch.tensor([[0, 1, 255, 1]]), 1)
     assert matrices.without_class().tolist() == [0, 1]

@@ -18,9 +18,10 @@ from cnsn.insert import crossnorm_sites
 from cnsn.layers import CrossNorm, SelfNorm
 from data.segmentation.labels import CLASSES, train_ids
 from tasks.engine.base import CrossNormTraining
+from tasks.engine.metrics import ConfusionMatrices
 from tasks.engine.optim import OptimizerSpec
 from tasks.segmentation.inference import EvaluationSpec, centre_of, segment
-from tasks.segmentation.metrics import ConfusionMatrices, iou_of
+from tasks.segmentation.metrics import iou_of
 from tasks.segmentation.module import Segmentation, pixel_cross_entropy
 from tasks.segmentation.networks import FCNResNet50, SmallFPN, SMPNetwork
 from tasks.segmentation.pictures import Example, error_map, grid, log_examples, overlay
@@ -35,7 +36,7 @@ METHOD = CNSNSpec(kind="cnsn", position="residual", cn_position="out", crop="sty
 def test_scores_equal_torchmetrics_for_any_batches() -> None:
     predicted, label = torch.randint(19, (6, 20, 30)), torch.randint(17, (6, 20, 30))
     label[:, :4] = 255
-    matrices = ConfusionMatrices(2, 19)
+    matrices = ConfusionMatrices(2, 19, ignore=255)
     for part in torch.arange(6).split(4):
         matrices.update(predicted[part], label[part], 1)
     counts = matrices.compute()
@@ -94,7 +95,7 @@ def suite_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Tensor]:
     ]
     parts = []
     for rows in (slice(0, 15), slice(15, None)):
-        matrices = ConfusionMatrices(1, 19)
+        matrices = ConfusionMatrices(1, 19, ignore=255)
         matrices.update(*(x[rows] for x in mapped), 0)
         parts.append(matrices.compute()[0])
     return iou_of(parts[0] + parts[1])

@@ -7,21 +7,24 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from cnsn import CNSNSpec, insert
 from cnsn.nets import TextCNN
 from data.text.sst2 import read_sst2
 from data.text.tokens import Vocabulary, tokenise
+from tasks.engine.metrics import ConfusionMatrices, GroupedErrors
 from tasks.engine.results import read_results
 from tasks.tables.spec import Table
 from tasks.text.curves import _by_epoch, draw_curves, write_best_epochs
 from tasks.text.curves import main as curves
-from tasks.text.metrics import TextMetrics, summarise, wilson_interval
+from tasks.text.metrics import summarise, wilson_interval
 from tasks.text.module import Text, main
 from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import reviews, write_imdb, write_sst2
@@ -266,15 +269,22 @@ def test_bad_requests_to_predict_end_with_one_sentence(
     assert "its words are others" in refusal(main, options, capsys)
 
 
+def summarised(parts: Iterable[tuple[Tensor, Tensor, Tensor]], groups: list[str]) -> dict[str, Any]:
+    """Of batches of logits, labels and groups."""
+    errors, confusion = GroupedErrors(len(groups), pooled=True), ConfusionMatrices(len(groups), 2)
+    for logits, label, group in parts:
+        errors.update(logits, label, group)
+        confusion.update(logits.argmax(-1), label, group)
+    return summarise(errors.compute(), confusion.compute(), groups)
+
+
 def test_metrics_equal_counting_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 2, generator=generator)
     label = torch.randint(0, 2, (200,), generator=generator)
     group = torch.randint(0, 3, (200,), generator=generator)
-    metrics = TextMetrics(3)
-    for part in torch.arange(200).split(33):
-        metrics.update(logits[part], label[part], group[part])
-    found = summarise(metrics.compute(), ["imdb-test", "sst2-dev", "sst2-test"])
+    parts = [(logits[p], label[p], group[p]) for p in torch.arange(200).split(33)]
+    found = summarised(parts, ["imdb-test", "sst2-dev", "sst2-test"])
     right = logits.argmax(1) == label
     for place, entry in enumerate(found["test_sets"]):
         own = group == place
@@ -286,7 +296,7 @@ def test_metrics_equal_counting_by_hand() -> None:
                 assert entry["confusion"][truth][said] == count
     pooled = right[group > 0].float().mean().item()
     assert found["summary"]["sst2_accuracy"] == pytest.approx(pooled)
-    single = TextMetrics(2)
+    single = GroupedErrors(2)
     single.update(logits[group > 0], label[group > 0], torch.ones_like(group[group > 0]))
     assert found["summary"]["sst2_ece"] == pytest.approx(single.compute()["ece"][1].item())
 
@@ -306,9 +316,8 @@ def test_wilson_interval_equals_published_values() -> None:
 
 def test_a_limited_evaluation_may_leave_a_test_set_out() -> None:
     """The shortest texts come first: a trial of a few batches sees SST-2 alone."""
-    metrics = TextMetrics(2)
-    metrics.update(torch.eye(2), torch.tensor([0, 1]), torch.tensor([1, 1]))
-    found = summarise(metrics.compute(), ["imdb-test", "sst2-dev"])
+    batch = torch.eye(2), torch.tensor([0, 1]), torch.tensor([1, 1])
+    found = summarised([batch], ["imdb-test", "sst2-dev"])
     assert found["test_sets"][0]["n"] == 0 and found["test_sets"][0]["interval_95"] == (0, 1)
     assert found["summary"]["sst2_accuracy"] == 1 and math.isnan(found["summary"]["accuracy"])
     assert math.isnan(found["test_sets"][0]["accuracy"])
@@ -355,12 +364,11 @@ def test_curves_are_drawn_from_the_records(tmp_path: Path, monkeypatch: pytest.M
 
 def test_tables_of_the_task_name_its_records(root: Path) -> None:
     """Every column is a figure that a test of the task leaves."""
-    metrics = TextMetrics(3)
-    metrics.update(torch.eye(2).repeat(3, 1), torch.tensor([0, 1] * 3), torch.arange(6) // 2)
+    batch = torch.eye(2).repeat(3, 1), torch.tensor([0, 1] * 3), torch.arange(6) // 2
     for name, groups in (
         ("paper/sst2", ["imdb-test", "sst2-dev", "sst2-test"]),
         ("studies/imdb_sst2", ["imdb-test", "sst2-dev", "sst2-train"]),
     ):
         table = Table.load(root / "configs" / f"{name}.yaml")
-        assert set(table.columns) <= set(summarise(metrics.compute(), groups)["summary"])
+        assert set(table.columns) <= set(summarised([batch], groups)["summary"])
         assert {row.name for row in table.rows} == {"baseline", "CN", "SN", "CNSN"}
