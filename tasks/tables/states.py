@@ -20,10 +20,10 @@ import yaml
 from filelock import Timeout
 
 from data.locks import Lock
-from tasks.engine.results import OWN, PUBLISHED, scan
+from tasks.engine.results import OWN, PUBLISHED
 from tasks.runs.directory import RunDirectory
 from tasks.runs.recipe import digests_of, portable, same_data
-from tasks.tables.lines import same_recipe, stands
+from tasks.tables.lines import same_recipe, standing
 from tasks.tables.spec import Row, Table
 
 __all__ = ["Measured", "Places", "Run", "State", "measured", "row_states", "runs_of"]
@@ -274,12 +274,9 @@ def measured(places: Places, table: Table) -> Measured:
 
 def lines_in(results: Path, table: Table) -> Measured:
     """The lines of a folder that may stand in the table."""
-    rows = {table.run_name(row): row for row in table.rows}
     found: Measured = {}
-    for _, record, fault in scan(results / f"{table.task}.jsonl"):
-        row = None if record is None or fault else rows.get(record["name"])
-        if record is not None and row is not None and stands(record, table, row):
-            found.setdefault((record["name"], record["seed"]), []).append(record)
+    for line in standing(table, results)[0]:
+        found.setdefault((line.record["name"], line.record["seed"]), []).append(line.record)
     return found
 
 
