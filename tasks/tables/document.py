@@ -50,7 +50,7 @@ def cells_of(number: Number) -> list[str]:
         f"{statistics.mean(values):.4f}" if values else "",
         f"{statistics.stdev(values):.4f}" if len(values) > 1 else "",
         str(len(values)),
-        " ".join(map(str, number.seeds)),
+        " ".join(str(seed) for seed, _ in number.points),
         *others,
         "" if number.difference is None else f"{number.difference:+.4f}",
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,23 @@ class Number:
 
     sheet: Sheet
     row: Row
-    quantity: str
     setting: str
-    # In the table's unit, each of the seed at its place.
-    values: list[float]
-    seeds: list[int]
+    quantity: str
+    # Seeds and values, in the table's unit.
+    points: list[tuple[int, float]]
     # Whether others' values could stand beside it.
     compares: bool = False
     reported: float | None = None
     independent: float | None = None
 
     @property
+    def values(self) -> list[float]:
+        return [value for _, value in self.points]
+
+    @property
     def difference(self) -> float | None:
         """Our mean less the reported value."""
-        if self.reported is None or not self.values:
+        if self.reported is None or not self.points:
             return None
         return statistics.mean(self.values) - self.reported
 
@@ -99,17 +102,11 @@ class Sheet:
     def number(self, row: Row, key: str = "") -> Number:
         """A row's value of a key of the summary, by default of the table's metric."""
         key = key or self.table.metric
-        main = self.compares and key == self.table.metric
-        return Number(
-            sheet=self,
-            row=row,
-            setting=row.setting,
-            quantity=self.table.columns.get(key, key),
-            **self._measured([(r["seed"], r["summary"]) for r in self.of(row)], key),
-            compares=main,
-            reported=row.reported if main else None,
-            independent=row.independent if main else None,
-        )
+        points = [(r["seed"], r["summary"][key]) for r in self.of(row) if key in r["summary"]]
+        number = self._number(row, self.table.columns.get(key, key), points)
+        if not self.compares or key != self.table.metric:
+            return number
+        return replace(number, compares=True, reported=row.reported, independent=row.independent)
 
     def parts(self, row: Row) -> dict[str, Number]:
         """The parts that a row's value is the mean of, such as corruptions, without the clean one.
@@ -119,20 +116,13 @@ class Sheet:
         found = [(r["seed"], breakdown_of(r)) for r in self.of(row)]
         independent = row.independent_per_corruption if self.compares else None
         others = dict(zip(CORRUPTIONS, independent, strict=True)) if independent else {}
-        names = dict.fromkeys([*others, *(name for _, parts in found for name in parts)])
-        return {
-            name: Number(
-                sheet=self,
-                row=row,
-                setting=row.setting,
-                quantity=f"{self.table.breakdown}: {name}",
-                **self._measured(found, name),
-                compares=name in others,
-                independent=others.get(name),
-            )
-            for name in names
-            if name != "clean"
-        }
+        numbers = {}
+        for name in dict.fromkeys([*others, *(n for _, parts in found for n in parts)]):
+            points = [(seed, parts[name]) for seed, parts in found if name in parts]
+            number = self._number(row, f"{self.table.breakdown}: {name}", points)
+            numbers[name] = replace(number, compares=name in others, independent=others.get(name))
+        numbers.pop("clean", None)
+        return numbers
 
     def average(self, rows: dict[str, Row]) -> Number:
         """The metric's mean over settings, for each seed that every setting has.
@@ -140,22 +130,23 @@ class Sheet:
         Args:
             rows: of one method, see :meth:`methods`.
         """
-        settings = {row.setting for row in self.table.rows}
-        numbers = [self.number(rows[s]) if s in rows else None for s in settings]
-        each = [dict(zip(n.seeds, n.values, strict=True)) if n else {} for n in numbers]
-        common = sorted(set.intersection(*map(set, each)))
+        key, first = self.table.metric, next(iter(rows.values()))
         reported = [row.reported for row in rows.values() if row.reported is not None]
-        whole = self.compares and len(reported) == len(settings)
-        return Number(
-            sheet=self,
-            row=next(iter(rows.values())),
+        settings = len({row.setting for row in self.table.rows})
+        whole = self.compares and len(reported) == settings
+        each = [{r["seed"]: r["summary"][key] for r in self.of(row)} for row in rows.values()]
+        common = set.intersection(*map(set, each)) if len(each) == settings else set()
+        means = ((seed, statistics.mean(own[seed] for own in each)) for seed in sorted(common))
+        return replace(
+            self._number(first, self.table.columns[key], means),
             setting="average",
-            quantity=self.table.columns[self.table.metric],
-            values=[statistics.mean(own[seed] for own in each) for seed in common],
-            seeds=common,
             compares=self.compares,
             reported=statistics.mean(reported) if whole else None,
         )
+
+    def _number(self, row: Row, quantity: str, found: Iterable[tuple[int, float]]) -> Number:
+        points = [(seed, self.table.scale * value) for seed, value in found]
+        return Number(sheet=self, row=row, setting=row.setting, quantity=quantity, points=points)
 
     def methods(self) -> list[dict[str, Row]]:
         """The rows of each method and network by their setting."""
@@ -171,10 +162,6 @@ class Sheet:
             yield from self.parts(row).values()
         if self.table.pivot:
             yield from map(self.average, self.methods())
-
-    def _measured(self, found: list[tuple[int, dict[str, float]]], key: str) -> dict[str, Any]:
-        own = [(seed, self.table.scale * values[key]) for seed, values in found if key in values]
-        return {"values": [value for _, value in own], "seeds": [seed for seed, _ in own]}
 
 
 def sheets_of(

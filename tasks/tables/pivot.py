@@ -91,7 +91,7 @@ def parts_across(sheet: Sheet) -> Lines:
         for row, source, texts in _parts(sheet, unmeasured=True):
             line = (row.network, f"{row.name}, {row.setting}" if row.setting else row.name, source)
             yield from ((line, part.replace("_", " "), text) for part, text in texts.items())
-            seeds = {seed for number in sheet.parts(row).values() for seed in number.seeds}
+            seeds = {seed for number in sheet.parts(row).values() for seed, _ in number.points}
             yield line, "seeds", str(len(seeds)) if source == OURS else ""
 
     return pivot(cells(), ["network", "method", "by"])

@@ -12,12 +12,13 @@ __all__ = ["provenance"]
 Record = dict[str, Any]
 
 
+def each(values: Iterable[Any], between: str = ", ") -> str:
+    """All that there are, once each."""
+    return between.join(sorted({"unknown" if v in (None, "") else str(v) for v in values}))
+
+
 def provenance(records: Sequence[Record]) -> str:
     """What the numbers are made from, in a line or two."""
-
-    def each(values: Sequence[Any]) -> str:
-        return ", ".join(map(str, sorted(set(values), key=str)))
-
     units = each([r.get("unit", "images") for r in records])
     prints = each([r["fingerprint"] for r in records])
     counts = each([f"{r['n_train']} training and {r['n_test']} test {units}" for r in records])
@@ -50,9 +51,6 @@ def made_by(records: Sequence[Record]) -> str:
 
     A line that does not say where it was trained, as older ones, has its test's commit alone.
     """
-
-    def each(values: Iterable[str | None], between: str = ", ") -> str:
-        return between.join(sorted({value or "unknown" for value in values}))
 
     commits: list[str | None] = []
     others: list[str | None] = []

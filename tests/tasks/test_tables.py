@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tasks.engine.results import append_result, read_results
 from tasks.report.__main__ import build
 from tasks.tables.document import write_document
 from tasks.tables.lines import gather, stands
-from tasks.tables.numbers import breakdown_of
+from tasks.tables.numbers import breakdown_of, sheets_of
 from tasks.tables.render import write_tables
 from tasks.tables.spec import Row, Table
 
@@ -169,6 +170,10 @@ def test_pivot_averages_over_settings_seed_by_seed(tmp_path: Path) -> None:
     assert line["average"] == f"35.0 ± {100 * statistics.stdev([0.3, 0.4]):.1f}"
     assert line["seeds"] == "2-3" and line["reported average"] == "40.0"
     assert r"A$\to$B" in (tmp_path / "shapes.tex").read_text()
+    (own,) = sheets_of(pivot, tmp_path).values()
+    assert [n.difference for n in own.numbers() if n.setting == "average"] == [pytest.approx(-5)]
+    other = replace(own, dataset="other")
+    assert all(n.reported is n.difference is None for n in other.numbers())
 
 
 def test_a_new_column_is_a_key_of_the_summary_and_an_entry_of_the_table(tmp_path: Path) -> None:
