@@ -182,7 +182,7 @@ def test_published_lines_count_only_when_asked(
     assert states(trained, "moved", **here) == {"not run"}
     assert states(trained, "moved", **here, counts_published=True) == {"done"}
     assert states(trained, "other", **here, counts_published=True) == {"not run"}
-    monkeypatch.setattr("tasks.row_states.operations_of", lambda *_: None)
+    monkeypatch.setattr("tasks.tables.listing.operations_of", lambda *_: None)
     where = Places(root=str(trained / "moved"), **here)
     (listed,) = row_states_of(toys(), toys().rows, 1, where)
     assert listed.published == 1 and "published 1" in describe(listed, toys(), 10)
