@@ -30,8 +30,8 @@ from typing import Any
 from tasks.engine.results import OWN, check_own
 from tasks.runs.output import outlive_readers
 from tasks.tables.cells import spread
-from tasks.tables.document import compared
 from tasks.tables.listing import describe, row_states_of
+from tasks.tables.numbers import compared
 from tasks.tables.own import print_notes, publish_tables, show, write_all
 from tasks.tables.runner import Places, run_all, runs_of, slurm_submit
 from tasks.tables.spec import Row, Table

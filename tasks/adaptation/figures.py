@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tasks.engine.plotting import COLOURS
+from tasks.engine.plotting import COLOURS, pyplot, save
 
 __all__ = ["Panel", "confusion_figure", "mistakes_figure", "tsne_figure"]
 
@@ -34,30 +34,20 @@ class Panel(NamedTuple):
     labels: np.ndarray
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _class_colours(n: int) -> list[Any]:
     if n <= len(COLOURS):
         # The palest of them last.
         return [*COLOURS[1:], COLOURS[0]][:n]
-    return list(_pyplot().get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, n)))
+    return list(pyplot().get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, n)))
 
 
 def tsne_figure(
     panels: Sequence[Panel], classes: Sequence[str], domains: tuple[str, str], path: Path
 ) -> Path:
     """A row for each network: target points by class over grey source points, and all by domain."""
-    pyplot = _pyplot()
     colours = _class_colours(len(classes))
     columns = math.ceil(len(classes) / 16)
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         len(panels), 2, figsize=(9.5 + 1.6 * columns, 4.4 * len(panels)), squeeze=False,
         layout="constrained",
     )  # fmt: skip
@@ -80,17 +70,16 @@ def tsne_figure(
         markerscale=2, frameon=False, ncols=columns, title=f"{domains[1]} (grey: {domains[0]})",
         title_fontsize=8,
     )  # fmt: skip
-    return _save(figure, path)
+    return save(figure, path, dpi=130)
 
 
 def confusion_figure(
     counts: np.ndarray, classes: Sequence[str], title: str, path: Path
 ) -> Path:  # fmt: skip
     """Shares of each true class (rows) that were taken for each class (columns), in percent."""
-    pyplot = _pyplot()
     shares = 100 * counts / counts.sum(1, keepdims=True)
     side = max(4.5, 0.32 * len(classes) + 2.5)
-    figure, axis = pyplot.subplots(figsize=(side + 1, side), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(side + 1, side), layout="constrained")
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     ticks = range(len(classes))
     axis.set_xticks(ticks, classes, rotation=90, fontsize=8)
@@ -103,7 +92,7 @@ def confusion_figure(
             colour = "white" if share > 60 else "black"
             axis.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=axis, label="% of the true class", shrink=0.8)
-    return _save(figure, path)
+    return save(figure, path, dpi=130)
 
 
 def mistakes_figure(
@@ -128,11 +117,10 @@ def mistakes_figure(
         path: file to write.
         columns, rows: of the grid.
     """
-    pyplot = _pyplot()
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: columns * rows]
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         rows, columns, figsize=(1.75 * columns, 2.1 * rows + 0.4), layout="constrained"
     )
     figure.suptitle(f"{title}: {len(wrong)} of {len(labels)} wrong, most confident first")
@@ -142,11 +130,4 @@ def mistakes_figure(
         axis.imshow(images[i], interpolation="nearest")
         truth, taken = classes[labels[i]], classes[predicted[i]]
         axis.set_title(f"{truth}\ntaken for {taken}, {100 * confidence[i]:.0f} %", fontsize=8)
-    return _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    _pyplot().close(figure)
-    return path
+    return save(figure, path, dpi=130)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tasks.engine.plotting import pyplot
+
 __all__ = [
     "log_matrix",
 ]
@@ -45,15 +47,11 @@ def _heat_map(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[Any]], title: str
 ) -> Any:
     """An image of coloured cells, each with its value; uint8 (H, W, 3)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import numpy as np
-    from matplotlib import pyplot as plt
 
     cells = np.array([[np.nan if v is None else v for v in row] for row in values], float)
     size = (1.6 + 0.75 * len(columns), 1.0 + 0.3 * len(rows))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = pyplot().subplots(figsize=size, layout="constrained")
     axis.imshow(cells, cmap="viridis", aspect="auto")
     axis.set_xticks(range(len(columns)), [c.removeprefix("severity ") for c in columns], fontsize=8)
     axis.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows], fontsize=8)
@@ -68,5 +66,5 @@ def _heat_map(
     axis.set_title(title, fontsize=9)
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
-    plt.close(figure)
+    pyplot().close(figure)
     return image

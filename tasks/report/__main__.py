@@ -19,12 +19,12 @@ from typing import Any
 from data.files import replacing
 from tasks import ROOT, all_tasks
 from tasks.engine.results import OWN, PUBLISHED, scan
-from tasks.report.markup import Markup, page, sentence, tag
+from tasks.report.markup import Markup, page, parse_markdown, sentence, tag
 from tasks.report.runs import Run, curves_section, drawn_section, find_runs, pictures_section
-from tasks.report.sections import Group, markdown_parts, table_section
-from tasks.tables.lines import gather
+from tasks.report.sections import Group, laid_out, table_section
+from tasks.tables.numbers import Sheet, sheets_of
 from tasks.tables.own import asked_of
-from tasks.tables.render import markdown, render
+from tasks.tables.render import blocks_of
 from tasks.tables.spec import Row, Table
 from tasks.tables.states import Places
 
@@ -62,21 +62,14 @@ def groups_of(
     own = [run for run in runs if run.task == table.task and run.name in names]
     # As a reproduction without any option asks for them.
     asked = asked_of(Places())(table) if results.is_dir() else None
-    found, notes = gather(table, results, asked)
-    remarks += notes
+    found = sheets_of(table, results, asked, published=published, notes=remarks)
     if own and not found:
         # No test has followed them yet: on which data they run, the result lines will say.
-        found = {table.dataset: {}}
+        found = {table.dataset: Sheet(table=table, dataset=table.dataset)}
+    source = "published" if published else "own"
     return [
-        Group(
-            table,
-            dataset,
-            rows,
-            render(table, dataset, rows, published=published)["md"],
-            own,
-            source="published" if published else "own",
-        )
-        for dataset, rows in found.items()
+        Group(sheet=sheet, blocks=blocks_of(sheet), directories=own, source=source)
+        for sheet in found.values()
     ]
 
 
@@ -117,8 +110,11 @@ def _other_group(task: str, dataset: str, runs: dict[str, list[Record]]) -> Grou
                 for k in keys
             )
             lines.append([label, str(r.get("seed", "")), *values, str(r.get("time", ""))[:16]])
-    text = f"# {task}: {dataset}\n\n{markdown(lines)}\n\nLines of runs that are no table's row.\n"
-    return Group(table, dataset, {row.key: runs[row.name] for row in rows}, text)
+    told = "Lines of runs that are no table's row."
+    return Group(
+        sheet=Sheet(table=table, dataset=dataset, runs={row.key: runs[row.name] for row in rows}),
+        blocks=[("h1", f"{task}: {dataset}"), ("table", lines), ("p", told)],
+    )
 
 
 def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | None = None) -> str:
@@ -158,18 +154,19 @@ def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | 
         if task.ABSENT and not (drawn[name] if task.DRAWN else name in there or not there)
     ]
     sections.append(_what_is_missing(tables, by_table, directories, absent, remarks))
-    times = [str(r.get("time", "")) for g in groups for rs in g.runs.values() for r in rs]
+    times = [str(r.get("time", "")) for group in groups for r in group.sheet.records]
     counts = f"{len(times)} result lines and {len(directories)} run directories"
     newest = f"; newest result {max(times)[:10]}" if any(times) else ""
     return page(TITLE, f"Made from {counts}{newest}.", sections)
 
 
 def _section(group: Group) -> Section:
-    name = group.table.key.replace("other-", "other: ")
-    if group.dataset != group.table.dataset:
-        name += f" on {group.dataset.partition(' (')[0]}"
+    table, dataset = group.sheet.table, group.sheet.dataset
+    name = table.key.replace("other-", "other: ")
+    if dataset != table.dataset:
+        name += f" on {dataset.partition(' (')[0]}"
     name += f" ({group.source})" if group.source else ""
-    anchor = "".join(c if c.isalnum() else "-" for c in f"{name} {group.dataset}".lower())
+    anchor = "".join(c if c.isalnum() else "-" for c in f"{name} {dataset}".lower())
     return anchor, name.replace("_", " "), table_section(group)
 
 
@@ -196,7 +193,7 @@ def _further_tables(results: Path, by_table: dict[str, list[Group]]) -> list[Sec
             path.stem == k or path.stem.startswith(f"{k}_on_") for k in by_table
         ):
             continue
-        title, shown, folded = markdown_parts(path.read_text(encoding="utf-8"))
+        title, shown, folded = laid_out(parse_markdown(path.read_text(encoding="utf-8")))
         content = Markup("".join([tag("h2", title or path.stem), *shown, *folded]))
         sections.append((path.stem, path.stem.replace("_", " "), content))
     return sections

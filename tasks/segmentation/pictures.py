@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.files import write_record
 from data.segmentation.labels import CLASSES, COLOURS, IGNORE, colour_image, label_ids
 from data.segmentation.sets import PlainImages
+from tasks.engine.plotting import frameless, pyplot, save
 
 __all__ = [
     "Example",
@@ -195,13 +196,8 @@ def class_bars(iou: Mapping[str, Sequence[float]], title: str, path: Path) -> Pa
         title: of the figure.
         path: of the PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     present = [c for c in range(len(CLASSES)) if any(not math.isnan(v[c]) for v in iou.values())]
-    figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(10, 4), layout="constrained")
     width = 0.8 / len(iou)
     for i, (domain, values) in enumerate(iou.items()):
         heights = [0 if math.isnan(values[c]) else 100 * values[c] for c in present]
@@ -212,9 +208,6 @@ def class_bars(iou: Mapping[str, Sequence[float]], title: str, path: Path) -> Pa
     axis.set_xticks(range(len(present)), [CLASSES[c] for c in present], rotation=35, ha="right")
     axis.set_ylabel("IoU in %")
     axis.set_title(title, fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
+    frameless(axis)
     axis.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+    return save(figure, path)

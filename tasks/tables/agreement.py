@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.tables.cells import Lines, spread
-from tasks.tables.lines import Runs, same_recipe
-from tasks.tables.render import values_of
-from tasks.tables.spec import Row, Table
+from tasks.tables.lines import same_recipe
+from tasks.tables.numbers import Sheet
 
 __all__ = ["LEVEL", "agreement", "chance"]
 
@@ -44,26 +43,20 @@ def chance(one: Sequence[float], other: Sequence[float]) -> float | None:
     return 0.0 if error == 0 else float(2 * stats.t.sf(abs(difference) / error, free))
 
 
-def agreement(table: Table, own: Runs, published: Runs) -> tuple[Lines, str]:
-    """A line a row with both means, and a sentence on all of them.
-
-    Args:
-        table: whose main value is compared.
-        own: records of each row on one data set, by the row's key.
-        published: the same.
-    """
-    name = table.columns[table.metric]
+def agreement(own: Sheet, published: Sheet) -> tuple[Lines, str]:
+    """A line a row with both means of the table's main value, and a sentence on all of them."""
+    name = own.table.columns[own.table.metric]
     lines = [["method", f"{name}, own", "published", "difference", "agree"]]
     verdicts = []
-    for row in table.rows:
-        mine, theirs = own.get(row.key, []), published.get(row.key, [])
+    for row in own.table.rows:
+        mine, theirs = own.of(row), published.of(row)
         if not mine or not theirs:
             continue
-        values = [values_of(table, records, table.metric) for records in (mine, theirs)]
+        values = [sheet.number(row).values for sheet in (own, published)]
         difference = statistics.mean(values[0]) - statistics.mean(values[1])
         verdict = _verdict(mine[0], theirs[0], values)
         verdicts.append(verdict)
-        lines.append([_title(table, row), *map(spread, values), f"{difference:+.1f}", verdict])
+        lines.append([own.name(row), *map(spread, values), f"{difference:+.1f}", verdict])
     return lines, _sentence(verdicts)
 
 
@@ -74,12 +67,6 @@ def _verdict(mine: Record, theirs: Record, values: Sequence[Sequence[float]]) ->
         return "another recipe"
     likely = chance(*values)
     return "one seed each" if likely is None else "yes" if likely >= LEVEL else "NO"
-
-
-def _title(table: Table, row: Row) -> str:
-    several = len({(r.network, r.setting) for r in table.rows}) > 1
-    parts = (row.network, row.setting, row.name) if several else (row.name,)
-    return " ".join(filter(None, parts))
 
 
 def _sentence(verdicts: Sequence[str]) -> str:

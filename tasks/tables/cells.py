@@ -1,4 +1,4 @@
-"""Lines of cells as Markdown, LaTeX (booktabs) and CSV."""
+"""Lines of cells, and blocks of text and tables, as Markdown, LaTeX (booktabs) and CSV."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import io
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["Lines", "cell", "comma_separated", "latex", "markdown", "spread"]
+__all__ = ["Block", "Lines", "cell", "comma_separated", "document", "latex", "markdown", "spread"]
 
 # The first is the header.
 Lines = list[list[str]]
+# ("h1", title), ("h2", title) and so on, ("p", text) or ("table", lines).
+Block = tuple[str, str | Lines]
 NOT_AVAILABLE = "not available"
 NOT_RUN = "not run"
 ESCAPES = {
@@ -46,6 +48,17 @@ def markdown(lines: Lines) -> str:
     rule = ["---"] * len(lines[0])
     shown = [[entry.replace("|", r"\|") for entry in line] for line in [lines[0], rule, *lines[1:]]]
     return "\n".join(f"| {' | '.join(line)} |" for line in shown) + "\n"
+
+
+def document(blocks: Sequence[Block]) -> str:
+    """Blocks as Markdown."""
+
+    def text(kind: str, content: str | Lines) -> str:
+        if not isinstance(content, str):
+            return markdown(content).rstrip()
+        return f"{'#' * int(kind[1:])} {content}" if kind.startswith("h") else content
+
+    return "\n\n".join(text(*block) for block in blocks) + "\n"
 
 
 def escaped(text: str) -> str:

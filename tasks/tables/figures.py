@@ -1,43 +1,31 @@
-"""Figures made from result records."""
+"""Figures made from sheets."""
 
 from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
 
-from tasks.engine.plotting import COLOURS
-from tasks.tables.render import breakdown_of
-from tasks.tables.spec import Table
+from tasks.engine.plotting import COLOURS, frameless, pyplot, save
+from tasks.tables.numbers import Sheet, breakdown_of
 
-__all__ = [
-    "bars_by_part",
-]
+__all__ = ["bars_by_part"]
 
 
-def bars_by_part(
-    table: Table, runs: dict[str, list[dict[str, Any]]], path: Path, *, source: str = ""
-) -> Path:
+def bars_by_part(sheet: Sheet, path: Path) -> Path:
     """Bars of the metric by part and method; whiskers are one standard deviation over seeds.
 
-    A part is a corruption, a class, or whatever a value of `table` is the mean of. `source` says in
-    the title whose results they are.
+    A part is a corruption, a class, or whatever a value of the table is the mean of.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = [row for row in table.rows if any(breakdown_of(r) for r in runs.get(row.key, []))]
-    parts = {row.key: [breakdown_of(r) for r in runs[row.key]] for row in rows}
-    names = list(dict.fromkeys(n for found in parts.values() for part in found for n in part))
-    figure, axis = plt.subplots(figsize=(max(8, 0.9 * len(names)), 4.2), layout="constrained")
-    width = 0.8 / len(rows)
-    for i, row in enumerate(rows):
-        found = parts[row.key]
+    table = sheet.table
+    parts = [(row, [breakdown_of(record) for record in sheet.of(row)]) for row in table.rows]
+    parts = [(row, found) for row, found in parts if any(found)]
+    names = list(dict.fromkeys(n for _, found in parts for part in found for n in part))
+    figure, axis = pyplot().subplots(figsize=(max(8, 0.9 * len(names)), 4.2), layout="constrained")
+    width = 0.8 / len(parts)
+    for i, (row, found) in enumerate(parts):
         values = [[table.scale * part[n] for part in found if n in part] for n in names]
         axis.bar(
-            [x + (i - (len(rows) - 1) / 2) * width for x in range(len(names))],
+            [x + (i - (len(parts) - 1) / 2) * width for x in range(len(names))],
             [statistics.mean(v) if v else 0.0 for v in values],
             width,
             yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in values],
@@ -47,15 +35,13 @@ def bars_by_part(
         )
     axis.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names], fontsize=8)
     axis.set_ylabel(table.title.partition(": ")[2].partition(",")[0] or table.columns[table.metric])
-    dataset = runs[rows[0].key][0]["dataset"]
-    networks = ", ".join(dict.fromkeys(row.network for row in rows))
-    columns = min(len(rows), 6)
-    lines = -(-len(rows) // columns)
-    axis.set_title(f"{dataset}, {networks}{source}", fontsize=10, pad=10 + 16 * lines)
-    axis.spines[["top", "right"]].set_visible(False)
+    networks = ", ".join(dict.fromkeys(row.network for row, _ in parts))
+    columns = min(len(parts), 6)
+    lines = -(-len(parts) // columns)
+    title = f"{sheet.of(parts[0][0])[0]['dataset']}, {networks}{sheet.whose}"
+    axis.set_title(title, fontsize=10, pad=10 + 16 * lines)
+    frameless(axis)
     axis.legend(
         frameon=False, fontsize=8, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0)
     )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+    return save(figure, path)

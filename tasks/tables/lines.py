@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.corruptions.recipes import CORRUPTIONS
 from tasks.engine.results import PRETRAINED, is_final, last_epoch_of, scan
 from tasks.tables.spec import Row, Table
 
 __all__ = [
     "Asked",
     "Runs",
-    "breakdown_of",
-    "collect",
     "dataset_of",
     "gather",
-    "independent_parts",
     "same_recipe",
+    "standing",
     "stands",
 ]
 
@@ -33,10 +28,11 @@ Asked = Callable[[Row], Any]
 
 
 class Line(NamedTuple):
-    """A record and where it stands in its file."""
+    """A record, where it stands in its file, and the row that it is of."""
 
     number: int
     record: Record
+    row: Row
 
 
 def same_recipe(one: Any, other: Any) -> bool:
@@ -98,15 +94,26 @@ def dataset_of(record: Record, table: Table) -> str:
     return f"{name}, corruptions made here" if table.paper and made and tested else name
 
 
-def collect(table: Table, results: Path, asked: Asked | None = None) -> dict[str, Runs]:
-    """Records by data set and row: one for each seed, of one recipe; see :func:`gather`."""
-    return gather(table, results, asked)[0]
+def standing(table: Table, results: Path) -> tuple[list[Line], list[str]]:
+    """The lines of a folder that may stand in the table, and a note on each that cannot be read."""
+    path = results / f"{table.task}.jsonl"
+    rows = {table.run_name(row): row for row in table.rows}
+    found, notes = [], []
+    for number, record, fault in scan(path):
+        row = None if record is None else rows.get(str(record.get("name")))
+        if record is None or (row is not None and fault):
+            notes.append(f"{path}, line {number} is passed over, {fault}.")
+        elif row is not None and stands(record, table, row):
+            found.append(Line(number, record, row))
+    return found, notes
 
 
 def gather(
     table: Table, results: Path, asked: Asked | None = None
 ) -> tuple[dict[str, Runs], list[str]]:
-    """See :func:`collect`; also a sentence on each kind of line that was left out.
+    """Records by data set and row: one for each seed, of one recipe.
+
+    Also a sentence on each kind of line that was left out.
 
     Args:
         table: whose lines they are.
@@ -115,26 +122,17 @@ def gather(
             of several: those of this one stand. Without it, or without such lines, those of the
             newest do. Of a seed, the newest line stands.
     """
-    path = results / f"{table.task}.jsonl"
-    rows_by_name = {table.run_name(row): row for row in table.rows}
+    lines, notes = standing(table, results)
     found: dict[str, dict[str, list[Line]]] = {}
-    notes = []
-    for number, record, fault in scan(path):
-        row = None if record is None else rows_by_name.get(str(record.get("name")))
-        if record is None or (row is not None and fault):
-            notes.append(f"{path}, line {number} is passed over, {fault}.")
-        elif row is not None and stands(record, table, row):
-            places = found.setdefault(dataset_of(record, table), {})
-            places.setdefault(row.key, []).append(Line(number, record))
-    chosen: dict[str, Runs] = {}
+    for line in lines:
+        places = found.setdefault(dataset_of(line.record, table), {})
+        places.setdefault(line.row.key, []).append(line)
     left = _Left()
-    rows_by_key = {row.key: row for row in table.rows}
-    for dataset, rows in found.items():
-        chosen[dataset] = {
-            key: left.choose(lines, None if asked is None else partial(asked, rows_by_key[key]))
-            for key, lines in rows.items()
-        }
-    return chosen, [*notes, *left.notes(path)]
+    chosen = {
+        dataset: {key: left.choose(own, asked) for key, own in rows.items()}
+        for dataset, rows in found.items()
+    }
+    return chosen, [*notes, *left.notes(results / f"{table.task}.jsonl")]
 
 
 class _Left:
@@ -145,11 +143,11 @@ class _Left:
         self.twice: list[int] = []
         self.differ: list[int] = []
 
-    def choose(self, lines: list[Line], asked: Callable[[], Any] | None) -> list[Record]:
+    def choose(self, lines: list[Line], asked: Asked | None) -> list[Record]:
         """One record for each seed."""
         newest = lines[-1].record
         if asked and not all(same_recipe(x.record["recipe"], newest["recipe"]) for x in lines):
-            recipe = asked()
+            recipe = asked(lines[-1].row)
             wanted = [x.record for x in lines if same_recipe(x.record["recipe"], recipe)]
             newest = wanted[-1] if wanted else newest
         kept: dict[int, Line] = {}
@@ -186,19 +184,3 @@ class _Left:
 def _lines(numbers: list[int]) -> str:
     shown = ", ".join(map(str, sorted(numbers)))
     return f"line {shown} is" if len(numbers) == 1 else f"lines {shown} are"
-
-
-def breakdown_of(record: Record) -> dict[str, float]:
-    """A record's main value by its parts: mean error of each corruption, or what the task names."""
-    if "breakdown" in record:
-        return dict(record["breakdown"])
-    errors: dict[str, list[float]] = {}
-    for condition in record.get("conditions", []):
-        errors.setdefault(condition["corruption"], []).append(condition["error"])
-    return {name: statistics.mean(values) for name, values in errors.items()}
-
-
-def independent_parts(row: Row) -> dict[str, float]:
-    """The independent reproduction's value for each of the 15 corruptions, in percent."""
-    values = row.independent_per_corruption
-    return {} if values is None else dict(zip(CORRUPTIONS, values, strict=True))

@@ -48,7 +48,7 @@ class RowState:
 def row_states_of(table: Table, rows: list[Row], seeds: int, places: Places) -> list[RowState]:
     """The state of each row's seeds 0 to `seeds` - 1."""
     found = measured(places, table)
-    published = lines_in(places.published, table)
+    published = lines_in(table, places.published)
     return [_row_state(row, runs_of(table, [row], seeds, places), found, published) for row in rows]
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from tasks.engine.results import publish
 from tasks.runs.recipe import portable
 from tasks.tables.agreement import agreement
-from tasks.tables.cells import markdown
+from tasks.tables.cells import document, markdown
 from tasks.tables.document import write_document
-from tasks.tables.lines import Asked, Runs, collect, gather
-from tasks.tables.render import render, write_tables
+from tasks.tables.lines import Asked, gather
+from tasks.tables.numbers import Sheet, sheets_of
+from tasks.tables.render import blocks_of, write_sheets, write_tables
 from tasks.tables.spec import Row, Table
 from tasks.tables.states import Places, Run
 
@@ -44,7 +45,7 @@ def write_all(tables: Sequence[Table], places: Places) -> None:
     """One document of all tables, and the files of those that ran here."""
     asked = asked_of(places)
     for table in tables:
-        write_tables(table, places.results, show=False, empty=False, asked=asked(table))
+        write_tables(table, places.results, empty=False, asked=asked(table))
     for path in write_document(tables, places.results, published=places.published, asked=asked):
         print(f"Wrote {path}")
 
@@ -58,31 +59,30 @@ def show(table: Table, places: Places, *, quiet: bool = False, started: str | No
         quiet: print nothing.
         started: when the command that trained began, as in result lines; None where none did.
     """
-    asked = asked_of(places)(table)
-    theirs = collect(table, places.published)
-    # A table of nothing but "not run" would hide the published one.
-    files = write_tables(table, places.results, show=False, empty=not theirs, asked=asked)
+    theirs = sheets_of(table, places.published, published=True)
+    own = sheets_of(table, places.results, asked_of(places)(table))
+    shown = dict(own)
+    if not theirs:  # A table of nothing but "not run" would hide the published one.
+        shown.setdefault(table.dataset, Sheet(table=table, dataset=table.dataset))
+    files = write_sheets(list(shown.values()), places.results)
     if quiet:
         return
-    own = collect(table, places.results, asked)
-    for path in files:
-        if path.suffix == ".md":
-            print(f"\n{path.read_text(encoding='utf-8')}")
+    for sheet in shown.values():
+        print(f"\n{document(blocks_of(sheet))}")
     if started is not None and own:
-        print(_freshness(own, started))
+        print(_freshness(own.values(), started))
     for path in files:
         print(f"Wrote {path}")
-    for dataset, runs in theirs.items():
-        md = render(table, dataset, runs, published=True)["md"]
+    for dataset, sheet in theirs.items():
         print("\nPublished, not made here:\n")
-        print(md.partition("\n## ")[0] if dataset in own else md)
+        print(document(blocks_of(sheet, parts=dataset not in own)))
         if dataset in own:
-            lines, sentence = agreement(table, own[dataset], runs)
+            lines, sentence = agreement(own[dataset], sheet)
             print(f"Own runs beside the published ones:\n\n{markdown(lines)}\n{sentence}")
 
 
-def _freshness(own: dict[str, Runs], started: str) -> str:
-    records = [r for runs in own.values() for rs in runs.values() for r in rs]
+def _freshness(own: Iterable[Sheet], started: str) -> str:
+    records = [record for sheet in own for record in sheet.records]
     fresh = sum(str(r.get("time", "")) >= started for r in records)
     if not fresh:
         return f"All {len(records)} results of this table were made here before: nothing new ran."
@@ -98,10 +98,10 @@ def publish_tables(tables: Sequence[Table], every: Sequence[Table], places: Plac
         places: of the results.
     """
     for table in tables:
-        found = collect(table, places.results, asked_of(places)(table))
-        records = [r for runs in found.values() for rs in runs.values() for r in rs]
+        found = sheets_of(table, places.results, asked_of(places)(table))
+        records = [record for sheet in found.values() for record in sheet.records]
         added = publish(table.task, records, places.published)
-        files = write_tables(table, places.published, show=False, empty=False, published=True)
+        files = write_tables(table, places.published, empty=False, published=True)
         if files:
             print(f"{table.key}: {added} lines added, {len(files)} files written")
     for path in write_document(every, places.published):

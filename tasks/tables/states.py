@@ -20,10 +20,10 @@ import yaml
 from filelock import Timeout
 
 from data.locks import Lock
-from tasks.engine.results import OWN, PUBLISHED, scan
+from tasks.engine.results import OWN, PUBLISHED
 from tasks.runs.directory import RunDirectory
 from tasks.runs.recipe import digests_of, portable, same_data
-from tasks.tables.lines import same_recipe, stands
+from tasks.tables.lines import same_recipe, standing
 from tasks.tables.spec import Row, Table
 
 __all__ = ["Measured", "Places", "Run", "State", "measured", "row_states", "runs_of"]
@@ -268,24 +268,15 @@ def runs_of(table: Table, rows: Iterable[Row], seeds: int, places: Places) -> li
 def measured(places: Places, table: Table) -> Measured:
     """The lines that may stand in the table: the user's own, and published ones if they count."""
     published = [places.published] if places.counts_published else []
-    return merged(*(lines_in(folder, table) for folder in (*published, places.results)))
+    return lines_in(table, *published, places.results)
 
 
-def lines_in(results: Path, table: Table) -> Measured:
-    """The lines of a folder that may stand in the table."""
-    rows = {table.run_name(row): row for row in table.rows}
+def lines_in(table: Table, *folders: Path) -> Measured:
+    """The lines that may stand in the table; those of a later folder are newer."""
     found: Measured = {}
-    for _, record, fault in scan(results / f"{table.task}.jsonl"):
-        row = None if record is None or fault else rows.get(record["name"])
-        if record is not None and row is not None and stands(record, table, row):
-            found.setdefault((record["name"], record["seed"]), []).append(record)
+    for line in (line for folder in folders for line in standing(table, folder)[0]):
+        found.setdefault((line.record["name"], line.record["seed"]), []).append(line.record)
     return found
-
-
-def merged(*parts: Measured) -> Measured:
-    """All lines; those of a later part are newer."""
-    keys = dict.fromkeys(key for part in parts for key in part)
-    return {key: [line for part in parts for line in part.get(key, [])] for key in keys}
 
 
 def row_states(runs: Sequence[Run]) -> Iterator[tuple[Run, State]]:

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.plotting import COLOURS
+from tasks.engine.plotting import COLOURS, frameless, pyplot, save
 from tasks.engine.results import OWN, PUBLISHED
 from tasks.tables.cells import markdown, spread
-from tasks.tables.render import collect
+from tasks.tables.numbers import Sheet, sheets_of
 from tasks.tables.spec import Row, Table
 
 __all__ = ["draw_curves", "write_best_epochs"]
@@ -31,13 +31,8 @@ def draw_curves(table: Table, results: Path) -> Path:
     Raises:
         ValueError: there are no records of it with curves.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     runs = _with_curves(table, results)
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(9, 3.6), layout="constrained")
+    figure, axes = pyplot().subplots(1, len(PANELS), figsize=(9, 3.6), layout="constrained")
     for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
         for colour, (row, records) in zip(COLOURS, runs, strict=False):
             points = _by_epoch(records, key)
@@ -51,14 +46,11 @@ def draw_curves(table: Table, results: Path) -> Path:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epochs")
         axis.set_xticks(list(points))
-        axis.spines[["top", "right"]].set_visible(False)
+        frameless(axis)
     axes[0].set_ylabel("error in %")
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(table.dataset, fontsize=10)
-    path = results / f"{table.key}_curves.png"
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+    return save(figure, results / f"{table.key}_curves.png")
 
 
 def write_best_epochs(table: Table, results: Path) -> Path:
@@ -88,8 +80,8 @@ def write_best_epochs(table: Table, results: Path) -> Path:
 
 
 def _with_curves(table: Table, results: Path) -> list[tuple[Row, list[dict[str, Any]]]]:
-    runs = collect(table, results).get(table.dataset, {})
-    found = [(row, [r for r in runs.get(row.key, []) if _points(r)]) for row in table.rows]
+    sheet = sheets_of(table, results).get(table.dataset, Sheet(table=table, dataset=table.dataset))
+    found = [(row, [r for r in sheet.of(row) if _points(r)]) for row in table.rows]
     if not any(records for _, records in found):
         raise ValueError(f"Expected records of {table.key} with curves in {results}: run it first.")
     return [(row, records) for row, records in found if records]

@@ -25,7 +25,7 @@ from tasks.adaptation.adversary import AdversarySpec
 from tasks.adaptation.module import Adaptation, main
 from tasks.engine.base import CrossNormTraining
 from tasks.engine.results import read_results
-from tasks.tables.lines import collect, stands
+from tasks.tables.lines import gather, stands
 from tasks.tables.spec import Row, Table
 from tests.command_line import stop_and_resume
 
@@ -295,7 +295,7 @@ def test_a_row_shows_the_test_of_what_another_row_trained(tmp_path: Path, root: 
     assert stands(record, table, rows[1])
     (folder / "finished.json").unlink()
     assert not stands(tested(asked), table, rows[1])
-    shown = collect(table, tmp_path / "results")[table.dataset]
+    shown = gather(table, tmp_path / "results")[0][table.dataset]
     assert shown[rows[1].key] == [record] and rows[0].key not in shown
 
 

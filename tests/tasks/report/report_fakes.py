@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 CORRUPTIONS = ("fog", "contrast")
-HOSTILE = 'x<script>alert(1)</script>"&'
+HOSTILE = 'x<script>alert(1)</script>"&|y'
 TABLE = """
 title: "Small set: errors in %, lower is better"
 dataset: small set

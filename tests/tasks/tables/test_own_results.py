@@ -13,7 +13,8 @@ import reproduce
 from tasks.engine.results import append_result, read_results
 from tasks.report.__main__ import build
 from tasks.tables.agreement import LEVEL, agreement, chance
-from tasks.tables.lines import collect
+from tasks.tables.lines import gather
+from tasks.tables.numbers import Sheet
 from tasks.tables.own import asked_of, publish_tables, show
 from tasks.tables.spec import Row, Table
 from tasks.tables.states import Places, Run, _roots
@@ -88,7 +89,7 @@ def test_the_asked_recipe_stands_before_a_newer_one(places: Places) -> None:
     short = {**RECIPE, "trainer": {"max_epochs": 1}}
     append_result(places.results / "classification.jsonl", line("CN", 0, 0.9, recipe=short))
     for asked, seeds in ((asked_of(places)(table()), [1, 2, 3]), (None, [0])):
-        (runs,) = collect(table(), places.results, asked).values()
+        (runs,) = gather(table(), places.results, asked)[0].values()
         assert [r["seed"] for r in runs["Net/CN"]] == seeds
 
 
@@ -116,9 +117,10 @@ def test_chance_is_that_of_the_t_test() -> None:
     ],
 )
 def test_only_like_is_compared(changes: dict[str, Any], verdict: str) -> None:
-    theirs = {"Net/CN": [line("CN", seed, 0.2 + seed / 100) for seed in range(3)]}
-    own = {"Net/CN": [line("CN", seed, 0.21 + seed / 100, **changes) for seed in range(3)]}
-    lines, sentence = agreement(table(), own, theirs)
+    published = {"Net/CN": [line("CN", seed, 0.2 + seed / 100) for seed in range(3)]}
+    mine = {"Net/CN": [line("CN", seed, 0.21 + seed / 100, **changes) for seed in range(3)]}
+    own, theirs = (Sheet(table=table(), dataset="small set", runs=r) for r in (mine, published))
+    lines, sentence = agreement(own, theirs)
     assert lines[1] == ["CN", "22.0 ± 1.0", "21.0 ± 1.0", "+1.0", verdict]
     assert ("agree:" in sentence) == (verdict == "yes")
 

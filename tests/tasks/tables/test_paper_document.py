@@ -19,7 +19,7 @@ from tasks.tables import listing as row_states
 from tasks.tables.cells import escaped
 from tasks.tables.costs import amount, operations_of
 from tasks.tables.document import write_document
-from tasks.tables.lines import collect, gather
+from tasks.tables.lines import gather
 from tasks.tables.listing import describe, row_states_of
 from tasks.tables.render import write_tables
 from tasks.tables.spec import Row, Table
@@ -221,7 +221,7 @@ def test_two_sets_with_names_that_begin_alike_have_two_files(
     for n in (10, 20):
         record = cifar_record(0, n / 100, dataset=f"cifar10-subset ({n}+5 images)")
         append_result(tmp_path / "classification.jsonl", record)
-    write_tables(tables["cifar10c"], tmp_path, show=False)
+    write_tables(tables["cifar10c"], tmp_path)
     texts = [p.read_text() for p in tmp_path.glob("cifar10c_on_*.md")]
     assert len(texts) == 2 and sum("| 5.0 | 10.0 |" in text for text in texts) == 1
 
@@ -230,9 +230,7 @@ def test_parts_align_by_name_not_by_place(tmp_path: Path, tables: dict[str, Tabl
     record = cifar_record(0, 0.2)
     record["conditions"] = list(reversed(record["conditions"]))
     append_result(tmp_path / "classification.jsonl", record)
-    md = next(
-        p for p in write_tables(tables["cifar10c"], tmp_path, show=False) if p.suffix == ".md"
-    )
+    md = next(p for p in write_tables(tables["cifar10c"], tmp_path) if p.suffix == ".md")
     lines = [x for x in md.read_text().splitlines() if x.startswith("| fog |")]
     header = next(x for x in md.read_text().splitlines() if x.startswith("| corruption |"))
     place = header.split(" | ").index("WideResNet-40-2 CN (independent)")
@@ -332,4 +330,4 @@ def test_results_of_the_repository_are_readable(root: Path, tmp_path: Path) -> N
     for path in reproduce.TABLES.values():
         _, notes = gather(Table.load(path), tmp_path)
         assert not [note for note in notes if "passed over" in note]
-    assert collect(Table.load(reproduce.TABLES["quickstart"]), tmp_path)
+    assert gather(Table.load(reproduce.TABLES["quickstart"]), tmp_path)[0]

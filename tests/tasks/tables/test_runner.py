@@ -18,7 +18,9 @@ from cnsn.nets import wide_resnet
 from tasks.engine.results import append_result, read_results
 from tasks.runs.recipe import portable
 from tasks.tables import runner
-from tasks.tables.render import collect, render
+from tasks.tables.cells import document
+from tasks.tables.numbers import Sheet, sheets_of
+from tasks.tables.render import blocks_of
 from tasks.tables.runner import Places, Run, row_states, run_all, runs_of
 from tasks.tables.spec import Row, Table
 
@@ -285,7 +287,7 @@ def test_a_row_of_pretrained_weights_is_tested_once_and_never_trained(
     assert run_all(runs[:1], jobs=1, gpus=[], retries=0) == []
     assert states(runs) == ["done", "not run", "not run"]
     *_, record = read_results(lines)
-    text = render(table, record["dataset"], collect(table, lines.parent)[record["dataset"]])["md"]
+    text = document(blocks_of(sheets_of(table, lines.parent)[record["dataset"]]))
     assert f"| Net | given | {100 * record['summary']['error']:.1f} | 1 |" in text
     assert "Not trained here: net.pth." in text and "Epochs" not in text
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -323,10 +325,10 @@ def test_settings_repeat_every_row(tmp_path: Path) -> None:
 
 def test_a_table_of_the_paper_says_where_no_value_could_be_read(root: Path) -> None:
     table = Table.load(root / "configs" / "paper" / "office31.yaml")
-    text = render(table, table.dataset, {})["md"]
+    text = document(blocks_of(Sheet(table=table, dataset=table.dataset)))
     assert len(table.rows) == 54 and text.count("| not available |") == 9
     ours = Table.load(root / "configs" / "studies" / "pacs_subset.yaml")
-    assert "not available" not in render(ours, ours.dataset, {})["md"]
+    assert "not available" not in document(blocks_of(Sheet(table=ours, dataset=ours.dataset)))
 
 
 def test_bad_rows_and_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,18 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.engine.results import append_result, read_results
-from tasks.tables.lines import stands
-from tasks.tables.render import breakdown_of, collect, write_tables
+from tasks.report.__main__ import build
+from tasks.tables.document import write_document
+from tasks.tables.lines import gather, stands
+from tasks.tables.numbers import breakdown_of, sheets_of
+from tasks.tables.render import write_tables
 from tasks.tables.spec import Row, Table
 from tasks.text import Text
 
@@ -106,7 +110,7 @@ def test_only_the_newest_recipe_and_line_of_a_seed_count(tmp_path: Path) -> None
     append_result(path, record("shapes/Net/CN", 0, 0.8))
     append_result(path, record("shapes/Net/CN", 0, 0.2))
     append_result(path, record("shapes/Net/CN", 5, 0.7, selection="best"))
-    (found,) = collect(table(), tmp_path).values()
+    (found,) = gather(table(), tmp_path)[0].values()
     assert [(r["seed"], r["summary"]["error"]) for r in found["Net/CN"]] == [(0, 0.2)]
 
 
@@ -167,6 +171,27 @@ def test_pivot_averages_over_settings_seed_by_seed(tmp_path: Path) -> None:
     assert line["average"] == f"35.0 ± {100 * statistics.stdev([0.3, 0.4]):.1f}"
     assert line["seeds"] == "2-3" and line["reported average"] == "40.0"
     assert r"A$\to$B" in (tmp_path / "shapes.tex").read_text()
+    (own,) = sheets_of(pivot, tmp_path).values()
+    assert [n.difference for n in own.numbers() if n.setting == "average"] == [pytest.approx(-5)]
+    other = replace(own, dataset="other")
+    assert all(n.reported is n.difference is None for n in other.numbers())
+
+
+def test_a_new_column_is_a_key_of_the_summary_and_an_entry_of_the_table(tmp_path: Path) -> None:
+    """What a task's module logs and a table's file names stands in all that shows the table."""
+    text = "columns: {error: error, sharpness: of edges}\nmetric: error\n"
+    text += "rows: [{name: CN, network: N}]"
+    (tmp_path / "configs" / "studies").mkdir(parents=True)
+    path = tmp_path / "configs" / "studies" / "toys.yaml"
+    path.write_text(f"title: t\ndataset: shapes\ntask: toy\nconfigs: []\n{text}\n")
+    line = record("toys/N/CN", 0, 0.2, summary={"error": 0.2, "sharpness": 0.345})
+    append_result(tmp_path / "toy.jsonl", line)
+    own = Table.load(path)
+    files = [*write_tables(own, tmp_path), *write_document([own], tmp_path)]
+    texts = [path.read_text() for path in files if path.suffix in (".md", ".tex", ".csv")]
+    texts.append(build(tmp_path, [], tmp_path / "configs"))
+    assert len(texts) == 7 and all("of edges" in shown and "34.5" in shown for shown in texts)
+    assert texts[-1].count("of edges") == 3  # The column's header, the bars and their label.
 
 
 def test_breakdown_is_the_mean_over_severities() -> None:
