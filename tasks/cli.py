@@ -420,7 +420,7 @@ class TaskCLI(LightningCLI):
         policy = self.config[self.subcommand].nonfinite
         self.numbers = WatchNumbers(policy, self.directory.last)
         stop = SaveOnInterruption(self.directory.last)
-        same = SameRun(self.recipe)
+        same = SameRun(self.directory.checkpoints)
         watches = [ExactResume(), self.numbers, WatchClasses(), stop, SwapBack()]
         return [*callbacks, *told, same, self.timer, *watches]
 

@@ -21,6 +21,7 @@ __all__ = [
     "dataset_of",
     "gather",
     "independent_parts",
+    "same_measure",
     "same_recipe",
     "stands",
 ]
@@ -54,6 +55,11 @@ def _without_seeds(value: Any) -> Any:
         seeds = ("seed", "seed_everything")
         return {k: _without_seeds(v) for k, v in value.items() if k not in seeds}
     return value
+
+
+def same_measure(one: Record, other: Record) -> bool:
+    """Whether the values of two lines are of one definition, of which segmentation has had two."""
+    return bool(one.get("mean_over") == other.get("mean_over"))
 
 
 def stands(record: Record, table: Table, row: Row) -> bool:
@@ -155,7 +161,7 @@ class _Left:
         kept: dict[int, Line] = {}
         for line in lines:
             record = line.record
-            same = record["fingerprint"] == newest["fingerprint"]
+            same = record["fingerprint"] == newest["fingerprint"] and same_measure(record, newest)
             if not same or not same_recipe(record["recipe"], newest["recipe"]):
                 self.older.append(line.number)
                 continue
@@ -171,8 +177,9 @@ class _Left:
         found = []
         if self.older:
             found.append(
-                f"{path}: {_lines(self.older)} of another recipe or other files of the set: the "
-                "one asked for, or else the newest, of each row stands in the table."
+                f"{path}: {_lines(self.older)} of another recipe, other files of the set or "
+                "another definition of the values: the one asked for, or else the newest, of each "
+                "row stands in the table."
             )
         if self.twice:
             differ = len(self.differ)

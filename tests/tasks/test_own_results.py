@@ -14,7 +14,7 @@ from tasks.agreement import LEVEL, agreement, chance
 from tasks.own_results import asked_of, publish_tables, show
 from tasks.report.__main__ import build
 from tasks.results import append_result, read_results
-from tasks.table_records import collect
+from tasks.table_records import collect, gather
 from tasks.table_runs import Places, Run, _roots
 from tasks.table_spec import Row, Table
 from tasks.time_left import TimeLeft
@@ -114,6 +114,7 @@ def test_chance_is_that_of_the_t_test() -> None:
         ({}, "yes"),
         ({"fingerprint": "e0e0"}, "other data"),
         ({"recipe": {**RECIPE, "trainer": {"max_epochs": 1}}}, "another recipe"),
+        ({"mean_over": "classes in truth or prediction"}, "another definition"),
     ],
 )
 def test_only_like_is_compared(changes: dict[str, Any], verdict: str) -> None:
@@ -122,6 +123,15 @@ def test_only_like_is_compared(changes: dict[str, Any], verdict: str) -> None:
     lines, sentence = agreement(table(), own, theirs)
     assert lines[1] == ["CN", "22.0 ± 1.0", "21.0 ± 1.0", "+1.0", verdict]
     assert ("agree:" in sentence) == (verdict == "yes")
+
+
+def test_values_of_two_definitions_are_not_averaged(tmp_path: Path) -> None:
+    """A mean IoU by the older one, and by that of Cityscapes' scripts."""
+    for seed, more in ((0, {}), (1, {"mean_over": "classes in truth or prediction"})):
+        append_result(tmp_path / "classification.jsonl", line("CN", seed, 0.2, **more))
+    found, notes = gather(table(), tmp_path)
+    assert [record["seed"] for record in found["small set"]["Net/CN"]] == [1]
+    assert len(notes) == 1 and "line 1 is" in notes[0] and "another definition" in notes[0]
 
 
 def test_time_left() -> None:
