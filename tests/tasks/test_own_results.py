@@ -127,7 +127,8 @@ def test_only_like_is_compared(changes: dict[str, Any], verdict: str) -> None:
 
 def test_values_of_two_definitions_are_not_averaged(tmp_path: Path) -> None:
     """A mean IoU by the older one, and by that of Cityscapes' scripts."""
-    for seed, more in ((0, {}), (1, {"mean_over": "classes in truth or prediction"})):
+    definitions: list[dict[str, Any]] = [{}, {"mean_over": "classes in truth or prediction"}]
+    for seed, more in enumerate(definitions):
         append_result(tmp_path / "classification.jsonl", line("CN", seed, 0.2, **more))
     found, notes = gather(table(), tmp_path)
     assert [record["seed"] for record in found["small set"]["Net/CN"]] == [1]
