@@ -27,11 +27,9 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from data.errors import quoted
-
-__all__ = ["DashboardLogger", "best_of", "offline_without_key", "unreachable"]
 from tasks.dispensable import dispensable
 
-__all__ = ["DashboardLogger", "best_of", "offline_without_key"]
+__all__ = ["DashboardLogger", "best_of", "offline_without_key", "unreachable"]
 
 STEP = "trainer/global_step"
 IDENTITY = "dashboard.json"
