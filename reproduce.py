@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.output import outlive_readers
-from tasks.own_results import print_notes, publish_tables, show, write_all
+from tasks.own_results import asked_of, print_notes, publish_tables, show, write_all
 from tasks.paper_tables import compared
 from tasks.published import OWN, check_own
 from tasks.row_states import describe, row_states_of
@@ -79,8 +79,8 @@ def print_list(tables: list[Table], args: argparse.Namespace, places: Places) ->
 
 def check(tables: list[Table], places: Places, tolerance: float) -> int:
     """How many finished rows miss their reported value by more than `tolerance`; says which."""
-    sources = {"": places.results, "published ": places.published}
-    numbers = [(name, n) for name, folder in sources.items() for n in compared(tables, folder)]
+    numbers = [("", number) for number in compared(tables, places.results, asked_of(places))]
+    numbers += [("published ", number) for number in compared(tables, places.published)]
     missed = 0
     for source, number in numbers:
         difference = number.difference

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ __all__ = ["json_text", "read_record", "write_record"]
 _LARGEST = 1 << 20  # bytes; a real one has some hundred
 
 
-def json_text(value: Any, *, sort_keys: bool = False, indent: int | None = None) -> str:
+def json_text(
+    value: Any,
+    *,
+    sort_keys: bool = False,
+    indent: int | None = None,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
     """`value` as JSON, which has no NaN and no infinity.
 
     NaN, where nothing was measured, becomes null; infinity, as an option may be, the string "inf".
+    The other arguments are those of :func:`json.dumps`.
     """
-    return json.dumps(_finite(value), allow_nan=False, sort_keys=sort_keys, indent=indent)
+    options: dict[str, Any] = {"sort_keys": sort_keys, "indent": indent, "default": default}
+    return json.dumps(_finite(value), allow_nan=False, **options)
 
 
 def _finite(value: Any) -> Any:

@@ -147,14 +147,18 @@ def _averages(table: Table, dataset: str, runs: Runs, own: bool) -> Iterator[Num
         )
 
 
-def compared(tables: Iterable[Table], results: Path) -> list[Number]:
+def compared(
+    tables: Iterable[Table], results: Path, asked: Callable[[Table], Asked] | None = None
+) -> list[Number]:
     """Every number that has run on the paper's data and that the paper reports."""
     numbers = (
         number
         for table in tables
         if table.paper
         for number in numbers_of(
-            table, table.dataset, collect(table, results).get(table.dataset, {})
+            table,
+            table.dataset,
+            collect(table, results, asked and asked(table)).get(table.dataset, {}),
         )
     )
     return [number for number in numbers if number.difference is not None]

@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -79,6 +79,8 @@ NEUTRAL_CALLBACKS = {
 }
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights", "official")
+# Between a file's name and its content's checksum.
+CHECKSUM = " sha256:"
 # Options of the model that concern its test and its pictures alone.
 NEUTRAL_MODEL = {
     "adabn",
@@ -159,7 +161,8 @@ def recipe_of(config: Config, defaults: Config) -> Config:
             value = options.get(name)
             # A weight's name is no path.
             if isinstance(value, str) and (options is data or Path(value).expanduser().is_file()):
-                options[name] = str(Path(value).expanduser().resolve())
+                # A link stays what it is called: it may lead elsewhere in the next job.
+                options[name] = os.path.abspath(Path(value).expanduser())
     return recipe
 
 
@@ -231,7 +234,7 @@ def _file_name(value: str) -> str:
     if not path.is_file():
         return path.name
     stat = path.stat()
-    return f"{path.name} sha256:{_checksum(path, stat.st_size, stat.st_mtime_ns)[:16]}"
+    return f"{path.name}{CHECKSUM}{_checksum(path, stat.st_size, stat.st_mtime_ns)[:16]}"
 
 
 @cache
@@ -284,7 +287,20 @@ def config_hash(recipe: Config) -> str:
 
 def digests_of(recipe: Config) -> tuple[str, ...]:
     """The hash of a run's directory, then that of versions whose hash held the places of files."""
-    return config_hash(portable(recipe)), config_hash(recipe)
+    return config_hash(portable(recipe)), config_hash(_resolved(recipe))
+
+
+def _resolved(recipe: Config) -> Config:
+    """The recipe with the places that links lead to."""
+
+    def follow(options: Config, names: Iterable[str]) -> Config:
+        places = {k: v for k in names if isinstance(v := options.get(k), str) and Path(v).exists()}
+        return {**options, **{k: str(Path(v).resolve()) for k, v in places.items()}}
+
+    data = recipe["data"]
+    if "init_args" in data:
+        data = {**data, "init_args": follow(data["init_args"], locations(data))}
+    return {**recipe, "data": data, "model": follow(recipe["model"], MODEL_FILES)}
 
 
 def same_data(measured: Config, given: Config | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.corruptions import CORRUPTIONS
+from data.records import json_text
 from tasks.results import PRETRAINED, is_final, last_epoch_of, scan
+from tasks.run_directory import CHECKSUM, MODEL_FILES, same_data
 from tasks.table_spec import Row, Table
 
 __all__ = [
@@ -29,8 +30,9 @@ __all__ = [
 Record = dict[str, Any]
 # The records of each row, by the row's key.
 Runs = dict[str, list[Record]]
-# The recipe that a row is asked for, without places; None where its options are refused.
-Asked = Callable[[Row], Any]
+# The recipe that a row is asked for, without places, and the data that are given, each None where
+# there are none; see :func:`tasks.run_directory.same_data`.
+Asked = Callable[[Row], tuple[Any, Any]]
 
 
 class Line(NamedTuple):
@@ -42,11 +44,25 @@ class Line(NamedTuple):
 
 def same_recipe(one: Any, other: Any) -> bool:
     """Whether two recipes are one but for their seeds."""
-    return _canonical(one) == _canonical(other)
+    return _canonical(one, other) == _canonical(other, one)
 
 
-def _canonical(recipe: Any) -> str:
-    return json.dumps(_without_seeds(recipe), sort_keys=True, default=str)
+def _canonical(recipe: Any, beside: Any) -> str:
+    return json_text(_without_seeds(_named_as(recipe, beside)), sort_keys=True, default=str)
+
+
+def _named_as(recipe: Any, beside: Any) -> Any:
+    """Files of weights by name alone where `beside`, of an older line, has no checksums of them."""
+    if not (isinstance(recipe, dict) and isinstance(beside, dict) and "model" in recipe):
+        return recipe
+    older = beside.get("model", {})
+    model = {
+        k: v.partition(CHECKSUM)[0]
+        if k in MODEL_FILES and isinstance(v, str) and CHECKSUM not in str(older.get(k, CHECKSUM))
+        else v
+        for k, v in recipe["model"].items()
+    }
+    return {**recipe, "model": model}
 
 
 def _without_seeds(value: Any) -> Any:
@@ -117,9 +133,9 @@ def gather(
     Args:
         table: whose lines they are.
         results: their folder.
-        asked: the recipe that a row is asked for now, which is wanted only where there are lines
-            of several: those of this one stand. Without it, or without such lines, those of the
-            newest do. Of a seed, the newest line stands.
+        asked: the recipe that a row is asked for now and the data that are given, which are wanted
+            only where there are lines of several: those of this one stand. Without it, or without
+            such lines, those of the newest do. Of a seed, the newest line stands.
     """
     path = results / f"{table.task}.jsonl"
     rows_by_name = {table.run_name(row): row for row in table.rows}
@@ -154,15 +170,15 @@ class _Left:
     def choose(self, lines: list[Line], asked: Callable[[], Any] | None) -> list[Record]:
         """One record for each seed."""
         newest = lines[-1].record
-        if asked and not all(same_recipe(x.record["recipe"], newest["recipe"]) for x in lines):
-            recipe = asked()
-            wanted = [x.record for x in lines if same_recipe(x.record["recipe"], recipe)]
+        if asked and not all(_alike(line.record, newest) for line in lines):
+            recipe, given = asked()
+            own = [x.record for x in lines if same_recipe(x.record["recipe"], recipe)]
+            wanted = [record for record in own if same_data(record, given)] or own
             newest = wanted[-1] if wanted else newest
         kept: dict[int, Line] = {}
         for line in lines:
             record = line.record
-            same = record["fingerprint"] == newest["fingerprint"] and same_measure(record, newest)
-            if not same or not same_recipe(record["recipe"], newest["recipe"]):
+            if not _alike(record, newest) or not same_measure(record, newest):
                 self.older.append(line.number)
                 continue
             before = kept.get(record["seed"])
@@ -188,6 +204,12 @@ class _Left:
                 + (f"the values of {differ} differ from it." if differ else "the values are equal.")
             )
         return found
+
+
+def _alike(one: Record, other: Record) -> bool:
+    """Whether two lines are of one recipe and of the same files."""
+    same = one["fingerprint"] == other["fingerprint"]
+    return bool(same) and same_recipe(one["recipe"], other["recipe"])
 
 
 def _lines(numbers: list[int]) -> str:

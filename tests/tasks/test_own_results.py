@@ -93,6 +93,34 @@ def test_the_asked_recipe_stands_before_a_newer_one(places: Places) -> None:
         assert [r["seed"] for r in runs["Net/CN"]] == seeds
 
 
+def test_the_data_that_are_given_stand_before_newer_ones(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the table as for the runner."""
+    path = places.results / "classification.jsonl"
+    append_result(path, line("CN", 1, 0.9, fingerprint="others"))
+    for given, values in (("others", [0.9]), (None, [0.9])):
+        data = None if given is None else {"fingerprint": given, "n_train": 1}
+        monkeypatch.setattr(Run, "given_data", lambda run, data=data: data)
+        (runs,) = collect(table(), places.results, asked_of(places)(table())).values()
+        assert [r["summary"]["mce"] for r in runs["Net/CN"]] == values
+    first = next(iter(read_results(path)))
+    given = {"fingerprint": first["fingerprint"], "n_train": 1}
+    monkeypatch.setattr(Run, "given_data", lambda run: given)
+    (runs,) = collect(table(), places.results, asked_of(places)(table())).values()
+    assert [r["seed"] for r in runs["Net/CN"]] == [1, 2, 3]
+
+
+def test_published_lines_are_those_that_were_written(places: Places) -> None:
+    """With what has no value."""
+    path = places.results / "classification.jsonl"
+    own = line("CN", 1, 0.42, summary={"error": 0.05, "mce": 0.42, "other": None})
+    append_result(path, own)
+    publish_tables([table()], [table()], places)
+    written = (places.published / path.name).read_text().splitlines()
+    assert json.dumps(own, sort_keys=True) in written
+
+
 def test_the_page_has_both(places: Places, tmp_path: Path) -> None:
     text = build(places.results, [], write_configs(tmp_path / "configs"), places.published)
     assert text.count("(own runs)</h2>") == text.count("(published)</h2>") == 1
