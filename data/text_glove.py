@@ -110,9 +110,12 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
                     _check_fields(path, source, number, line, found, dimension)
                     continue
                 row = place.get(word)
-                if row is not None and not known[row]:
-                    vectors[row] = _parsed(numbers, dimension, f"{path}, line {number}")
-                    known[row] = True
+                wanted = row is not None and not known[row]
+                # The first line also where it is no word of ours: a web page ends here.
+                if wanted or number == 1:
+                    vector = _parsed(numbers, dimension, f"{path}, line {number}")
+                if row is not None and wanted:
+                    vectors[row], known[row] = vector, True
     except DAMAGED as error:
         raise ValueError(
             f"Expected {path} to be whole, but it is damaged or cut short ({quoted(error)}): fetch "
@@ -171,7 +174,10 @@ def _parsed(numbers: bytes, dimension: int, here: str) -> np.ndarray:
     try:
         vector = np.array(numbers.split(b" "), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"Expected {here} to hold numbers only, but {quoted(error)}.") from error
+        raise ValueError(
+            f"Expected {here} to hold numbers only, but {quoted(error)}: the file is malformed, "
+            "fetch it again."
+        ) from error
     if vector.shape != (dimension,) or not np.isfinite(vector).all():
         raise ValueError(f"Expected {here} to hold {dimension} finite numbers, but it does not.")
     return vector
