@@ -89,6 +89,7 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
     vectors = np.zeros((len(words), dimension), np.float32)
     known = np.zeros(len(words), bool)
     source = path.name
+    first = True
     try:
         with _opened(path, dimension) as (file, source):
             longest = LONGEST_WORD + LONGEST_NUMBER * dimension
@@ -111,9 +112,10 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
                     continue
                 row = place.get(word)
                 wanted = row is not None and not known[row]
-                # The first line also where it is no word of ours: a web page ends here.
-                if wanted or number == 1:
+                # The first one also where it is no word of ours: a web page ends here.
+                if wanted or first:
                     vector = _parsed(numbers, dimension, f"{path}, line {number}")
+                    first = False
                 if row is not None and wanted:
                     vectors[row], known[row] = vector, True
     except DAMAGED as error:
