@@ -153,7 +153,8 @@ class RecipeInCheckpoint(L.Callback):
         stored = checkpoint.get("recipe")
         if not isinstance(stored, dict):
             return
-        found = list(differences(*_without_places(stored, self.recipe)))
+        before, now = _without_places(stored, self.recipe)
+        found = list(differences(before, now))
         self._differs = bool(found)
         if not found:
             return
