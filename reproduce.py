@@ -32,7 +32,7 @@ from tasks.runs.output import outlive_readers
 from tasks.tables.cells import spread
 from tasks.tables.listing import describe, row_states_of
 from tasks.tables.numbers import compared
-from tasks.tables.own import print_notes, publish_tables, show, write_all
+from tasks.tables.own import asked_of, print_notes, publish_tables, show, write_all
 from tasks.tables.runner import Places, run_all, runs_of, slurm_submit
 from tasks.tables.spec import Row, Table
 
@@ -79,8 +79,8 @@ def print_list(tables: list[Table], args: argparse.Namespace, places: Places) ->
 
 def check(tables: list[Table], places: Places, tolerance: float) -> int:
     """How many finished rows miss their reported value by more than `tolerance`; says which."""
-    sources = {"": places.results, "published ": places.published}
-    numbers = [(name, n) for name, folder in sources.items() for n in compared(tables, folder)]
+    numbers = [("", number) for number in compared(tables, places.results, asked_of(places))]
+    numbers += [("published ", number) for number in compared(tables, places.published)]
     missed = 0
     for source, number in numbers:
         difference = number.difference

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -179,12 +179,20 @@ def byte_bar(what: str, total: int | None, *, start: int = 0, shown: bool = True
 _LARGEST = 1 << 20  # bytes; a real one has some hundred
 
 
-def json_text(value: Any, *, sort_keys: bool = False, indent: int | None = None) -> str:
+def json_text(
+    value: Any,
+    *,
+    sort_keys: bool = False,
+    indent: int | None = None,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
     """`value` as JSON, which has no NaN and no infinity.
 
     NaN, where nothing was measured, becomes null; infinity, as an option may be, the string "inf".
+    The other arguments are those of :func:`json.dumps`.
     """
-    return json.dumps(_finite(value), allow_nan=False, sort_keys=sort_keys, indent=indent)
+    options: dict[str, Any] = {"sort_keys": sort_keys, "indent": indent, "default": default}
+    return json.dumps(_finite(value), allow_nan=False, **options)
 
 
 def _finite(value: Any) -> Any:

@@ -89,6 +89,7 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
     vectors = np.zeros((len(words), dimension), np.float32)
     known = np.zeros(len(words), bool)
     source = path.name
+    first = True
     try:
         with _opened(path, dimension) as (file, source):
             longest = LONGEST_WORD + LONGEST_NUMBER * dimension
@@ -110,9 +111,13 @@ def read_glove(path: str | Path, words: Sequence[str], dimension: int) -> WordVe
                     _check_fields(path, source, number, line, found, dimension)
                     continue
                 row = place.get(word)
-                if row is not None and not known[row]:
-                    vectors[row] = _parsed(numbers, dimension, f"{path}, line {number}")
-                    known[row] = True
+                wanted = row is not None and not known[row]
+                # The first one also where it is no word of ours: a web page ends here.
+                if wanted or first:
+                    vector = _parsed(numbers, dimension, f"{path}, line {number}")
+                    first = False
+                if row is not None and wanted:
+                    vectors[row], known[row] = vector, True
     except DAMAGED as error:
         raise ValueError(
             f"Expected {path} to be whole, but it is damaged or cut short ({quoted(error)}): fetch "
@@ -171,7 +176,10 @@ def _parsed(numbers: bytes, dimension: int, here: str) -> np.ndarray:
     try:
         vector = np.array(numbers.split(b" "), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"Expected {here} to hold numbers only, but {quoted(error)}.") from error
+        raise ValueError(
+            f"Expected {here} to hold numbers only, but {quoted(error)}: the file is malformed, "
+            "fetch it again."
+        ) from error
     if vector.shape != (dimension,) or not np.isfinite(vector).all():
         raise ValueError(f"Expected {here} to hold {dimension} finite numbers, but it does not.")
     return vector

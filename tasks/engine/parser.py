@@ -16,6 +16,7 @@ from unittest.mock import patch
 import lightning as L
 import yaml
 from jsonargparse import Namespace, _typehints
+from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tasks.engine.base import CNSNModule
@@ -58,6 +59,9 @@ def own_options(say: Callable[[str], None]) -> Iterator[None]:
     def drop(parser: Any, before: Any, value: Any) -> None:
         if not before or "init_args" not in before or before["class_path"] == value["class_path"]:
             return
+        if _same_class(before["class_path"], value["class_path"]):
+            value["class_path"] = before["class_path"]  # One class has one name.
+            return
         dropped = list(before.init_args.items(branches=True, nested=False))
         named = ", ".join(f"{name} {given}" for name, given in dropped)
         before.init_args = Namespace()
@@ -70,6 +74,15 @@ def own_options(say: Callable[[str], None]) -> Iterator[None]:
 
     with patch.object(_typehints, "discard_init_args_on_class_path_change", drop):
         yield
+
+
+def _same_class(*paths: str) -> bool:
+    """Whether all paths lead to one class; not where one leads nowhere."""
+    try:
+        one, other = map(import_object, paths)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return one is other
 
 
 def plain(message: str, known: Iterable[str] = ()) -> str:

@@ -279,18 +279,29 @@ def check_own(folder: Path) -> None:
         )
 
 
-def publish(task: str, records: Iterable[dict[str, Any]], folder: Path = PUBLISHED) -> int:
-    """Copy result lines that are not there yet into the task's file in `folder`.
+def publish(
+    task: str, records: Iterable[dict[str, Any]], *, source: Path, folder: Path = PUBLISHED
+) -> int:
+    """Copy result lines that are not there yet into the task's file in `folder`, as they stand.
+
+    Args:
+        task: whose.
+        records: which, as :func:`scan` reads them.
+        source: folder of the lines.
+        folder: to copy to.
 
     Returns:
-        How many were.
+        How many were not there.
     """
     path = folder / f"{task}.jsonl"
     there = {_text(record) for _, record, _ in scan(path) if record is not None}
-    new = [record for record in records if _text(record) not in there]
-    for record in new:
-        append_result(path, record)
-    return len(new)
+    wanted = {_text(record) for record in records} - there
+    written = (source / f"{task}.jsonl").read_bytes().split(b"\n") if wanted else []
+    for number, record, _ in scan(source / f"{task}.jsonl"):
+        if record is not None and _text(record) in wanted:
+            append_result(path, json.loads(written[number - 1]))
+            wanted.remove(_text(record))
+    return len({_text(record) for _, record, _ in scan(path) if record is not None} - there)
 
 
 def _text(record: dict[str, Any]) -> str:

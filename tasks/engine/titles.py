@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.runs.recipe import MODEL_FILES, Neutral, locations
+from tasks.runs.recipe import MODEL_FILES, Neutral, locations, portable
 
 __all__ = ["Titles", "titles_of"]
 
@@ -47,11 +47,10 @@ def titles_of(task: str, config: Options, recipe: Options, measured: Options) ->
     kind = config["model"]["cnsn"]["kind"]
     method = _joined("baseline" if kind == "none" else kind, layers | model.pop("crossnorm", {}))
     data, options = _data(config["data"], recipe["data"])
-    files: dict[str, Any] = {k: v for k, v in measured.items() if isinstance(v, str)}
-    files |= {k: model[k] for k in MODEL_FILES if isinstance(model.get(k), str)}
-    if "start" in recipe:
-        files["start"] = Path(recipe["start"]).parents[1]  # of <run>/checkpoints/<file>
-    named = {k: Path(v).name for k, v in files.items()}
+    named = {k: Path(v).name for k, v in measured.items() if isinstance(v, str)}
+    known = portable(dict(recipe))  # with a checksum, as names alone tell few files apart
+    named |= {k: known["model"][k] for k in MODEL_FILES if isinstance(model.get(k), str)}
+    named |= {k: known[k] for k in ("start",) if k in known}
     rest = _joined("", {**model, **options, **measured, **named})
     # The schedule comes last, as it is what all runs of a YAML share, and may be cut.
     changed = " ".join(filter(None, (rest, _joined("", schedule))))

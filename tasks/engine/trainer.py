@@ -84,7 +84,7 @@ class Watches:
         policy = start.config.nonfinite
         self.numbers = WatchNumbers(policy, start.directory.last)
         stop = SaveOnInterruption(start.directory.last)
-        same = SameRun(start.recipe)
+        same = SameRun(start.directory.checkpoints)
         watches = [ExactResume(), self.numbers, WatchClasses(), stop, SwapBack()]
         return [*callbacks, *told, same, self.timer, *watches]
 

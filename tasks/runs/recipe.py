@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pkgutil
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -69,6 +71,8 @@ NEUTRAL_CALLBACKS = {
 
 # Options of the model that name a file, or something that is no file.
 MODEL_FILES = ("weights", "official")
+# Between a file's name and its content's checksum.
+CHECKSUM = " sha256:"
 
 
 class Neutral(NamedTuple):
@@ -145,7 +149,8 @@ def recipe_of(task: Any, config: Config, defaults: Config) -> Config:
             value = options.get(name)
             # A weight's name is no path.
             if isinstance(value, str) and (options is data or Path(value).expanduser().is_file()):
-                options[name] = str(Path(value).expanduser().resolve())
+                # A link stays what it is called: it may lead elsewhere in the next job.
+                options[name] = os.path.abspath(Path(value).expanduser())
     return recipe
 
 
@@ -221,7 +226,7 @@ def _file_name(value: str) -> str:
     if not path.is_file():
         return path.name
     stat = path.stat()
-    return f"{path.name} sha256:{_checksum(path, stat.st_size, stat.st_mtime_ns)[:16]}"
+    return f"{path.name}{CHECKSUM}{_checksum(path, stat.st_size, stat.st_mtime_ns)[:16]}"
 
 
 @cache
@@ -268,7 +273,20 @@ def config_hash(recipe: Config) -> str:
 
 def digests_of(recipe: Config) -> tuple[str, ...]:
     """The hash of a run's directory, then that of versions whose hash held the places of files."""
-    return config_hash(portable(recipe)), config_hash(recipe)
+    return config_hash(portable(recipe)), config_hash(_resolved(recipe))
+
+
+def _resolved(recipe: Config) -> Config:
+    """The recipe with the places that links lead to."""
+
+    def follow(options: Config, names: Iterable[str]) -> Config:
+        places = {k: v for k in names if isinstance(v := options.get(k), str) and Path(v).exists()}
+        return {**options, **{k: str(Path(v).resolve()) for k, v in places.items()}}
+
+    data = recipe["data"]
+    if "init_args" in data:
+        data = {**data, "init_args": follow(data["init_args"], locations(data))}
+    return {**recipe, "data": data, "model": follow(recipe["model"], MODEL_FILES)}
 
 
 def same_data(measured: Config, given: Config | None) -> bool:

@@ -9,6 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from tasks.runs.recipe import portable
+
 __all__ = [
     "ExactResume",
     "RecipeInCheckpoint",
@@ -151,7 +153,8 @@ class RecipeInCheckpoint(L.Callback):
         stored = checkpoint.get("recipe")
         if not isinstance(stored, dict):
             return
-        found = list(differences(stored, self.recipe))
+        before, now = _without_places(stored, self.recipe)
+        found = list(differences(before, now))
         self._differs = bool(found)
         if not found:
             return
@@ -199,6 +202,18 @@ class RecipeInCheckpoint(L.Callback):
                 group.update({key: value for key, value in new.items() if key != "params"})
                 group["lr"] = rate
             schedule._last_lr = rates
+
+
+def _without_places(stored: dict[str, Any], asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """Both recipes without places; as they are where they are of different kinds of data.
+
+    A checkpoint's own word for that kind is not followed: to look it up would import it.
+    """
+    parts = [recipe.get(name) for recipe in (stored, asked) for name in ("data", "model")]
+    if not all(isinstance(part, dict) for part in parts):
+        return [stored, asked]
+    same = stored["data"].get("class_path") == asked["data"].get("class_path")
+    return [portable(stored), portable(asked)] if same else [stored, asked]
 
 
 def differences(

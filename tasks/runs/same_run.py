@@ -24,11 +24,11 @@ class SameRun(L.Callback):
     on. What another run starts from (``fit --ckpt_path``) may have had other data, which is said.
 
     Args:
-        recipe: of this run, as :func:`tasks.runs.recipe.recipe_of` makes it.
+        folder: of this run's own checkpoints.
     """
 
-    def __init__(self, recipe: dict[str, Any]) -> None:
-        self.recipe = recipe
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._fingerprint: str | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -48,7 +48,7 @@ class SameRun(L.Callback):
     ) -> None:
         if trainer.state.fn != "fit":
             return
-        goes_on = (checkpoint.get("recipe") or {}).get("start") == self.recipe.get("start")
+        goes_on = Path(str(trainer.ckpt_path)).resolve().parent == self.folder.resolve()
         before, now = checkpoint.get(DATA), self._fingerprint
         if goes_on and checkpoint.get(STOPPED):
             trainer.should_stop = True

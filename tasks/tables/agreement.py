@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.tables.cells import Lines, spread
-from tasks.tables.lines import same_recipe
+from tasks.tables.lines import same_measure, same_recipe
 from tasks.tables.numbers import Sheet
 
 __all__ = ["LEVEL", "agreement", "chance"]
@@ -65,6 +65,8 @@ def _verdict(mine: Record, theirs: Record, values: Sequence[Sequence[float]]) ->
         return "other data"
     if not same_recipe(mine["recipe"], theirs["recipe"]):
         return "another recipe"
+    if not same_measure(mine, theirs):
+        return "another definition"
     likely = chance(*values)
     return "one seed each" if likely is None else "yes" if likely >= LEVEL else "NO"
 
@@ -74,7 +76,10 @@ def _sentence(verdicts: Sequence[str]) -> str:
     if not verdicts:
         return "None of these rows is published: there is nothing to compare."
     if not compared:
-        return "Not compared: by another recipe, on other data or from one seed, values may differ."
+        return (
+            "Not compared: by another recipe or definition, on other data or from one seed, values "
+            "may differ."
+        )
     agree = compared.count("yes")
     whether = "agree" if agree == len(compared) else f"agree in {agree} of {len(compared)} rows"
     return (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.files import json_text
 from tasks.engine.results import PRETRAINED, is_final, last_epoch_of, scan
+from tasks.runs.recipe import CHECKSUM, MODEL_FILES, same_data
 from tasks.tables.spec import Row, Table
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Runs",
     "dataset_of",
     "gather",
+    "same_measure",
     "same_recipe",
     "standing",
     "stands",
@@ -23,8 +25,9 @@ __all__ = [
 Record = dict[str, Any]
 # The records of each row, by the row's key.
 Runs = dict[str, list[Record]]
-# The recipe that a row is asked for, without places; None where its options are refused.
-Asked = Callable[[Row], Any]
+# The recipe that a row is asked for, without places, and the data that are given, each None where
+# there are none; see :func:`tasks.runs.recipe.same_data`.
+Asked = Callable[[Row], tuple[Any, Any]]
 
 
 class Line(NamedTuple):
@@ -37,11 +40,25 @@ class Line(NamedTuple):
 
 def same_recipe(one: Any, other: Any) -> bool:
     """Whether two recipes are one but for their seeds."""
-    return _canonical(one) == _canonical(other)
+    return _canonical(one, other) == _canonical(other, one)
 
 
-def _canonical(recipe: Any) -> str:
-    return json.dumps(_without_seeds(recipe), sort_keys=True, default=str)
+def _canonical(recipe: Any, beside: Any) -> str:
+    return json_text(_without_seeds(_named_as(recipe, beside)), sort_keys=True, default=str)
+
+
+def _named_as(recipe: Any, beside: Any) -> Any:
+    """Files of weights by name alone where `beside`, of an older line, has no checksums of them."""
+    if not (isinstance(recipe, dict) and isinstance(beside, dict) and "model" in recipe):
+        return recipe
+    older = beside.get("model", {})
+    model = {
+        k: v.partition(CHECKSUM)[0]
+        if k in MODEL_FILES and isinstance(v, str) and CHECKSUM not in str(older.get(k, CHECKSUM))
+        else v
+        for k, v in recipe["model"].items()
+    }
+    return {**recipe, "model": model}
 
 
 def _without_seeds(value: Any) -> Any:
@@ -50,6 +67,11 @@ def _without_seeds(value: Any) -> Any:
         seeds = ("seed", "seed_everything")
         return {k: _without_seeds(v) for k, v in value.items() if k not in seeds}
     return value
+
+
+def same_measure(one: Record, other: Record) -> bool:
+    """Whether the values of two lines are of one definition, of which segmentation has had two."""
+    return bool(one.get("mean_over") == other.get("mean_over"))
 
 
 def stands(record: Record, table: Table, row: Row) -> bool:
@@ -118,9 +140,9 @@ def gather(
     Args:
         table: whose lines they are.
         results: their folder.
-        asked: the recipe that a row is asked for now, which is wanted only where there are lines
-            of several: those of this one stand. Without it, or without such lines, those of the
-            newest do. Of a seed, the newest line stands.
+        asked: the recipe that a row is asked for now and the data that are given, which are wanted
+            only where there are lines of several: those of this one stand. Without it, or without
+            such lines, those of the newest do. Of a seed, the newest line stands.
     """
     lines, notes = standing(table, results)
     found: dict[str, dict[str, list[Line]]] = {}
@@ -146,15 +168,15 @@ class _Left:
     def choose(self, lines: list[Line], asked: Asked | None) -> list[Record]:
         """One record for each seed."""
         newest = lines[-1].record
-        if asked and not all(same_recipe(x.record["recipe"], newest["recipe"]) for x in lines):
-            recipe = asked(lines[-1].row)
-            wanted = [x.record for x in lines if same_recipe(x.record["recipe"], recipe)]
+        if asked and not all(_alike(line.record, newest) for line in lines):
+            recipe, given = asked(lines[-1].row)
+            own = [x.record for x in lines if same_recipe(x.record["recipe"], recipe)]
+            wanted = [record for record in own if same_data(record, given)] or own
             newest = wanted[-1] if wanted else newest
         kept: dict[int, Line] = {}
         for line in lines:
             record = line.record
-            same = record["fingerprint"] == newest["fingerprint"]
-            if not same or not same_recipe(record["recipe"], newest["recipe"]):
+            if not _alike(record, newest) or not same_measure(record, newest):
                 self.older.append(line.number)
                 continue
             before = kept.get(record["seed"])
@@ -169,8 +191,9 @@ class _Left:
         found = []
         if self.older:
             found.append(
-                f"{path}: {_lines(self.older)} of another recipe or other files of the set: the "
-                "one asked for, or else the newest, of each row stands in the table."
+                f"{path}: {_lines(self.older)} of another recipe, other files of the set or "
+                "another definition of the values: the one asked for, or else the newest, of each "
+                "row stands in the table."
             )
         if self.twice:
             differ = len(self.differ)
@@ -179,6 +202,12 @@ class _Left:
                 + (f"the values of {differ} differ from it." if differ else "the values are equal.")
             )
         return found
+
+
+def _alike(one: Record, other: Record) -> bool:
+    """Whether two lines are of one recipe and of the same files."""
+    same = one["fingerprint"] == other["fingerprint"]
+    return bool(same) and same_recipe(one["recipe"], other["recipe"])
 
 
 def _lines(numbers: list[int]) -> str:

@@ -6,7 +6,7 @@ Markdown, LaTeX, CSV, figures and the page of all results show nothing but such 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -195,8 +195,14 @@ def breakdown_of(record: Record) -> dict[str, float]:
     return {name: statistics.mean(values) for name, values in errors.items()}
 
 
-def compared(tables: Iterable[Table], results: Path) -> list[Number]:
+def compared(
+    tables: Iterable[Table], results: Path, asked: Callable[[Table], Asked] | None = None
+) -> list[Number]:
     """Every number that has run on the paper's data and that the paper reports."""
-    sheets = (sheets_of(table, results).get(table.dataset) for table in tables if table.paper)
+    sheets = (
+        sheets_of(table, results, asked and asked(table)).get(table.dataset)
+        for table in tables
+        if table.paper
+    )
     numbers = (number for sheet in sheets if sheet for number in sheet.numbers())
     return [number for number in numbers if number.difference is not None]

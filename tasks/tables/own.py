@@ -22,11 +22,12 @@ __all__ = ["asked_of", "print_notes", "publish_tables", "show", "write_all"]
 
 
 def asked_of(places: Places) -> Callable[[Table], Asked]:
-    """The recipes that rows are asked for now; see :func:`tasks.tables.lines.gather`."""
+    """What rows are asked for now, and on which data; see :func:`tasks.tables.lines.gather`."""
 
-    def of_row(table: Table, row: Row) -> Any:
-        recipe = Run(table=table, row=row, seed=0, places=places).recipe()
-        return None if recipe is None else portable(recipe)
+    def of_row(table: Table, row: Row) -> tuple[Any, Any]:
+        run = Run(table=table, row=row, seed=0, places=places)
+        recipe = run.recipe()
+        return (None, None) if recipe is None else (portable(recipe), run.given_data())
 
     return lambda table: partial(of_row, table)
 
@@ -100,7 +101,7 @@ def publish_tables(tables: Sequence[Table], every: Sequence[Table], places: Plac
     for table in tables:
         found = sheets_of(table, places.results, asked_of(places)(table))
         records = [record for sheet in found.values() for record in sheet.records]
-        added = publish(table.task, records, places.published)
+        added = publish(table.task, records, source=places.results, folder=places.published)
         files = write_tables(table, places.published, empty=False, published=True)
         if files:
             print(f"{table.key}: {added} lines added, {len(files)} files written")

@@ -126,9 +126,9 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
                 code = _attempts(run, slot, workers, retries, processes)
             return code
         finally:
-            ahead.end(run.title, counts=code == 0)
+            where = ahead.end(run.title, counts=code == 0)
             if not processes.stopped.is_set():
-                _say(str(ahead))
+                _say(where)
             slots.put(slot)
 
     # One run alone shows its own progress in the terminal.

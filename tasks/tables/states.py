@@ -213,6 +213,8 @@ def _is_held(path: Path) -> bool:
     try:
         with Lock(path).acquire(timeout=0):
             return False
+    except PermissionError:
+        return False  # Of another user, whose run is only looked at.
     except Timeout:
         return True
 

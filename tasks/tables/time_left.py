@@ -26,7 +26,7 @@ class TimeLeft:
         self, total: int, workers: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.total, self.workers, self.clock = total, workers, clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._began: dict[object, float] = {}
         self._took: list[float] = []
         self.ended = 0
@@ -35,13 +35,17 @@ class TimeLeft:
         with self._lock:
             self._began[run] = self.clock()
 
-    def end(self, run: object, *, counts: bool) -> None:
-        """`counts` says whether its time tells that of the others: not where it failed, say."""
+    def end(self, run: object, *, counts: bool) -> str:
+        """Where the runs are after it, in words.
+
+        `counts` says whether its time tells that of the others: not where it failed, say.
+        """
         with self._lock:
             took = self.clock() - self._began.pop(run)
             self.ended += 1
             if counts:
                 self._took.append(took)
+            return str(self)
 
     def seconds(self) -> float | None:
         """What is left; None until a run has ended."""

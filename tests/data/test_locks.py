@@ -63,6 +63,19 @@ def test_one_holder_at_a_time(system: int | None, tmp_path: Path) -> None:
     assert Lock(path).way_out() == ""
 
 
+def test_another_users_run_is_only_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.lock"
+    path.touch()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Lock, "acquire", refuse)
+    assert not _is_held(path)
+
+
 def test_a_forked_worker_takes_nothing_with_it(system: int | None, tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     with Lock(path).acquire(timeout=0):

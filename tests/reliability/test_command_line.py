@@ -69,7 +69,7 @@ def damaged(last: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "weights": (last["state_dict"], "lacks state_dict, global_step"),
         "older": (last["state_dict"], "lacks state_dict, global_step"),
         "entry": ({"state_dict": last["state_dict"]}, "weights alone are what `--model.weights`"),
-        "nan": ({**last, "state_dict": broken}, f"NaN or infinity, {first} among them"),
+        "nan": ({**last, "state_dict": broken}, f"NaN or infinite are {first}"),
         "untrained": (
             {key: value for key, value in last.items() if key != "optimizer_states"},
             "lacks optimizer_states",

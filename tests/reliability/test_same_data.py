@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +20,7 @@ from data.imagenet.module import ImageNet
 from data.segmentation.module import SourceAndTarget
 from data.text.module import IMDbToSST2
 from tasks.runs.checkpoints import write_checkpoint
+from tasks.runs.same_run import SameRun
 from tests.fakes import reviews, write_cifar, write_domains, write_imagenet, write_imdb, write_sst2
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher
@@ -70,6 +73,25 @@ def test_other_training_data_are_refused(warm: Launcher, data: Path, tmp_path: P
     write_checkpoint(old, before)
     succeeded(warm.run("text", fit(link)))
     assert checkpoint(tmp_path / "run")["training_data"] == known
+
+
+def test_a_moved_run_that_started_from_another_still_goes_on(tmp_path: Path) -> None:
+    """What it started from has moved too: its own checkpoints tell that it is the same run."""
+    stored = {"recipe": {"start": "/old/last.ckpt"}, "training_data": "a", "should_stop": True}
+    same = SameRun(tmp_path / "checkpoints")
+
+    def trainer(folder: Path) -> Any:
+        path, state = folder / "last.ckpt", SimpleNamespace(fn="fit")
+        return SimpleNamespace(ckpt_path=path, state=state, should_stop=False)
+
+    own, other = trainer(tmp_path / "checkpoints"), trainer(tmp_path / "other" / "checkpoints")
+    for started in (own, other):
+        same.on_load_checkpoint(started, L.LightningModule(), stored)
+    assert own.should_stop and not other.should_stop
+    same._fingerprint = "b"
+    with pytest.raises(ValueError, match="fingerprint a, but got others, of fingerprint b"):
+        same.on_load_checkpoint(own, L.LightningModule(), stored)
+    same.on_load_checkpoint(other, L.LightningModule(), stored)
 
 
 Made = tuple[Callable[[], Any], Path, Path]

@@ -68,7 +68,8 @@ def test_the_official_weights_are_tested_without_a_run(
         assert record["selection"] == "official checkpoint" and record["checkpoint"] == file.name
         assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         # A published record tells no folder.
-        assert record["recipe"]["model"]["official"] == file.name
+        digest = record["sha256"][:16]
+        assert record["recipe"]["model"]["official"] == f"{file.name} sha256:{digest}"
         assert str(tmp_path) not in json.dumps(record)
     assert "contrast" in capsys.readouterr().out
     assert not list((tmp_path / "runs").rglob("*.ckpt"))

@@ -24,7 +24,7 @@ from tasks.dashboards import logger as wandb_logger
 from tasks.dashboards.__main__ import Panel, Spec, workspace_of
 from tasks.dashboards.logger import DashboardLogger, best_of, offline_without_key
 from tasks.engine.cli import TaskCLI, expected_recipe
-from tasks.engine.titles import Titles
+from tasks.engine.titles import Titles, titles_of
 from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, Case
 from tests.tasks.dashboards.recorder import Told, listen
@@ -174,6 +174,29 @@ def test_what_decides_a_value_decides_the_group() -> None:
         for options in ((), ("--model.adabn=true",), ("--data.corrupted=a/set",))
     ]
     assert tests[0] == first.group and len(set(tests)) == 3
+
+
+def test_other_weights_to_start_from_are_another_group(tmp_path: Path) -> None:
+    """Files of one name in two folders, of two names in one, and of a disk's root."""
+    files = [tmp_path / name for name in ("one/net.pth", "two/net.pth", "two/other.pth")]
+    for number, path in enumerate(files):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes([number]))
+    weights = {titles("classification", *WIDE, f"--model.weights={path}").group for path in files}
+    assert len(weights) == 3 and all("weights=" in group for group in weights)
+    config = {
+        "name": "default",
+        "seed_everything": 0,
+        "model": {"network": {"class_path": "Net"}, "cnsn": {"kind": "none"}},
+        "data": (data := {"class_path": "data.text.IMDbToSST2"}),
+    }
+    recipe = {"model": {}, "data": data, "trainer": {}}
+    run = Path("runs/text/a/seed0-1234abcd/checkpoints")
+    starts = [*files, run / "last.ckpt", run / "best.ckpt", Path("/net.ckpt")]
+    groups = {
+        titles_of("text", config, {**recipe, "start": str(path)}, {}).group for path in starts
+    }
+    assert len(groups) == len(starts)
 
 
 def test_long_titles_stay_apart() -> None:

@@ -73,3 +73,11 @@ def test_what_is_dropped_is_said_once(
         "batch_size 128.",
     ]
     assert "width: 96" in capsys.readouterr().out
+
+
+def test_one_class_by_two_names_keeps_its_options() -> None:
+    """It is also one run."""
+    digits = ["fit", "--config=configs/digits.yaml"]
+    plain = expected_recipe("classification", digits)
+    where = "--model.network=cnsn.nets.wide_resnet.WideResNet"
+    assert expected_recipe("classification", [*digits, where]) == plain

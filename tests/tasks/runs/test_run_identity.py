@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tasks.engine.cli import expected_recipe
 from tasks.engine.results import append_result, read_results
 from tasks.runs.directory import RunDirectory
 from tasks.runs.recipe import digests_of
+from tasks.tables.lines import same_recipe
 from tasks.tables.listing import describe, row_states_of
 from tasks.tables.runner import HOPELESS, Places, row_states, runs_of
 from tasks.tables.spec import Row, Table
@@ -198,6 +200,36 @@ def test_weights_are_known_by_name_and_content(tmp_path: Path) -> None:
         return digests_of({"model": model, "data": {}, "trainer": {}})[0]
 
     assert digest("a") == digest("b") != digest("c")
+
+
+def test_a_link_is_known_by_its_own_name(tmp_path: Path) -> None:
+    """As of a folder that each job has anew."""
+    link, found = tmp_path / "gta5", []
+    for number in (1, 2):
+        (tmp_path / f"scratch{number}").mkdir()
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / f"scratch{number}")
+        options = f"--config configs/gta5.yaml --data.source_root {link}"
+        found.append(digests_of(recipe_of(f"segmentation {options}")))
+    assert found[0][0] == found[1][0]
+    resolved = f"--config configs/gta5.yaml --data.source_root {link.resolve()}"
+    assert found[1][1] == digests_of(recipe_of(f"segmentation {resolved}"))[1]
+
+
+def test_a_line_of_before_is_known_by_the_weights_name() -> None:
+    def recipe(weights: str | None, **options: Any) -> dict[str, Any]:
+        return {"model": {"weights": weights, **options}, "trainer": {}}
+
+    older, one, other = (recipe(w) for w in ("net.pth", "net.pth sha256:1", "net.pth sha256:2"))
+    assert same_recipe(older, one) and same_recipe(one, older) and not same_recipe(one, other)
+    assert not same_recipe(older, recipe("other.pth sha256:1"))
+    assert not same_recipe(older, recipe(None))
+    assert not same_recipe(older, recipe("net.pth sha256:1", compile=True))
+
+
+def test_an_infinite_option_is_the_same_in_a_line() -> None:
+    line = {"trainer": {"callbacks": [{"threshold": "inf"}]}, "model": {}}
+    assert same_recipe(line, {"trainer": {"callbacks": [{"threshold": math.inf}]}, "model": {}})
 
 
 def test_sets_of_other_names_are_other_runs() -> None:

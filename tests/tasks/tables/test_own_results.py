@@ -93,6 +93,34 @@ def test_the_asked_recipe_stands_before_a_newer_one(places: Places) -> None:
         assert [r["seed"] for r in runs["Net/CN"]] == seeds
 
 
+def test_the_data_that_are_given_stand_before_newer_ones(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the table as for the runner."""
+    path = places.results / "classification.jsonl"
+    append_result(path, line("CN", 1, 0.9, fingerprint="others"))
+    for given, values in (("others", [0.9]), (None, [0.9])):
+        data = None if given is None else {"fingerprint": given, "n_train": 1}
+        monkeypatch.setattr(Run, "given_data", lambda run, data=data: data)
+        (runs,) = gather(table(), places.results, asked_of(places)(table()))[0].values()
+        assert [r["summary"]["mce"] for r in runs["Net/CN"]] == values
+    first = next(iter(read_results(path)))
+    given = {"fingerprint": first["fingerprint"], "n_train": 1}
+    monkeypatch.setattr(Run, "given_data", lambda run: given)
+    (runs,) = gather(table(), places.results, asked_of(places)(table()))[0].values()
+    assert [r["seed"] for r in runs["Net/CN"]] == [1, 2, 3]
+
+
+def test_published_lines_are_those_that_were_written(places: Places) -> None:
+    """With what has no value."""
+    path = places.results / "classification.jsonl"
+    own = line("CN", 1, 0.42, summary={"error": 0.05, "mce": 0.42, "other": None})
+    append_result(path, own)
+    publish_tables([table()], [table()], places)
+    written = (places.published / path.name).read_text().splitlines()
+    assert json.dumps(own, sort_keys=True) in written
+
+
 def test_the_page_has_both(places: Places, tmp_path: Path) -> None:
     text = build(places.results, [], write_configs(tmp_path / "configs"), places.published)
     assert text.count("(own runs)</h2>") == text.count("(published)</h2>") == 1
@@ -114,6 +142,7 @@ def test_chance_is_that_of_the_t_test() -> None:
         ({}, "yes"),
         ({"fingerprint": "e0e0"}, "other data"),
         ({"recipe": {**RECIPE, "trainer": {"max_epochs": 1}}}, "another recipe"),
+        ({"mean_over": "classes in truth or prediction"}, "another definition"),
     ],
 )
 def test_only_like_is_compared(changes: dict[str, Any], verdict: str) -> None:
@@ -123,6 +152,16 @@ def test_only_like_is_compared(changes: dict[str, Any], verdict: str) -> None:
     lines, sentence = agreement(own, theirs)
     assert lines[1] == ["CN", "22.0 ± 1.0", "21.0 ± 1.0", "+1.0", verdict]
     assert ("agree:" in sentence) == (verdict == "yes")
+
+
+def test_values_of_two_definitions_are_not_averaged(tmp_path: Path) -> None:
+    """A mean IoU by the older one, and by that of Cityscapes' scripts."""
+    definitions: list[dict[str, Any]] = [{}, {"mean_over": "classes in truth or prediction"}]
+    for seed, more in enumerate(definitions):
+        append_result(tmp_path / "classification.jsonl", line("CN", seed, 0.2, **more))
+    found, notes = gather(table(), tmp_path)
+    assert [record["seed"] for record in found["small set"]["Net/CN"]] == [1]
+    assert len(notes) == 1 and "line 1 is" in notes[0] and "another definition" in notes[0]
 
 
 def test_time_left() -> None:
