@@ -65,6 +65,6 @@ def _heat_map(
             )  # fmt: skip
     axis.set_title(title, fontsize=9)
     figure.canvas.draw()
-    image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+    image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     pyplot().close(figure)
     return image

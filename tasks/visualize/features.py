@@ -32,7 +32,7 @@ class Exchange(NamedTuple):
 def exchange_at(trained: Trained, site: str, images: Tensor) -> Exchange:
     """Run CrossNorm at `site` on two uint8 images (2, 3, H, W); the network is left as it was."""
     layer = trained.sites[site].crossnorm
-    if layer is None or len(images) != 2:
+    if not isinstance(layer, CrossNorm) or len(images) != 2:
         raise ValueError(f"Expected two images and a CrossNorm at {site}, but got {len(images)}.")
     state = layer.training, layer.active, layer.partner, layer.crop
     selfnorm, trained.sites[site].selfnorm = trained.sites[site].selfnorm, None
