@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cnsn import CrossNorm
 from tasks.visualize.shift import watched
 from tasks.visualize.trained import Trained
 
