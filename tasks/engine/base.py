@@ -40,7 +40,7 @@ class CrossNormTraining:
 
     Args:
         p: probability that a step, on the whole batch, runs with CrossNorm. Of batches that
-            accumulate, each tosses its own coin; in segmentation, the optimiser's step does.
+            accumulate, each tosses its own coin, but where a task has the step toss it.
         k: how many of the network's CrossNorm sites are then active.
         consistency: weight of the JSD between the clean view and two CrossNorm views, in tasks
             that have one; 0 replaces the clean view by a CrossNorm view instead.

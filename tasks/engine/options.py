@@ -7,8 +7,9 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import torch
 from jsonargparse import Namespace
@@ -18,6 +19,7 @@ from tasks.engine.base import CNSNModule
 from tasks.engine.results import OWN, check_own
 from tasks.runs.callback_kinds import check_callbacks
 from tasks.runs.nonfinite import NonFinite
+from tasks.runs.signature import hints_of
 
 __all__ = [
     "add_options",
@@ -191,8 +193,7 @@ def check_sections(config: Any, task: Any) -> None:
         ValueError: the message names the group or option, and the value.
     """
     groups = [(name, config.get(name)) for name in ("trainer", "model", "data")]
-    hints = get_type_hints(task.__init__)
-    nested = [name for name, hint in hints.items() if is_dataclass(hint)]
+    nested = [name for name, hint in hints_of(task).items() if is_dataclass(hint)]
     groups += [(f"model.{name}", config.get(f"model.{name}")) for name in nested]
     for name, value in groups:
         if not hasattr(value, "items"):
@@ -253,14 +254,10 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:
 
 def _check_nulls(key: str, chosen: Any, linked: set[str]) -> None:
     """Refuse null for an option of a chosen class that has no such value: parsers let it pass."""
-    made = pkgutil.resolve_name(chosen.class_path)
-    try:
-        hints = get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
-    except NameError:  # of a class from elsewhere that names types it does not import
-        return
+    hints = hints_of(pkgutil.resolve_name(chosen.class_path))
     for name, value in vars(chosen.get("init_args") or Namespace()).items():
         hint = hints.get(name, Any)
-        known = hint is not Any and f"{key}.init_args.{name}" not in linked
+        known = hint not in (Any, Parameter.empty) and f"{key}.init_args.{name}" not in linked
         if value is None and known and type(None) not in (hint, *get_args(hint)):
             kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise ValueError(f"Expected `{key}.{name}` to be of type {kind}, but got null.")

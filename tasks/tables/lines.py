@@ -70,7 +70,7 @@ def _without_seeds(value: Any) -> Any:
 
 
 def same_measure(one: Record, other: Record) -> bool:
-    """Whether the values of two lines are of one definition, of which segmentation has had two."""
+    """Whether the values of two lines are of one definition, of which a task may have had two."""
     return bool(one.get("mean_over") == other.get("mean_over"))
 
 

@@ -294,7 +294,7 @@ def test_plasma_equals_point_by_point() -> None:
 
 
 def test_frost_is_a_piece_of_a_texture(root: object) -> None:
-    folder = root / "data" / "frost"  # type: ignore[operator]
+    folder = root / "data" / "corruptions" / "frost"  # type: ignore[operator]
     textures = [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*.png"))]
     black = torch.zeros(60, 3, 32, 32, dtype=torch.uint8)
     for severity, add in ((1, 0.2), (5, 0.45)):
@@ -309,7 +309,7 @@ def test_frost_is_a_piece_of_a_texture(root: object) -> None:
 
 
 def test_frost_on_large_images_is_a_piece_of_an_enlarged_texture(root: object) -> None:
-    folder = root / "data" / "frost"  # type: ignore[operator]
+    folder = root / "data" / "corruptions" / "frost"  # type: ignore[operator]
     pictures = [Image.open(p).convert("RGB") for p in sorted(folder.glob("*.png"))]
     large = [p.resize((4 * p.width, 4 * p.height), Image.Resampling.BILINEAR) for p in pictures]
     textures = [np.asarray(picture)[..., 0].astype(np.float32) * 0.45 for picture in large]

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import reproduce
+from tasks.classification import Classification
 from tasks.engine.results import append_result, read_results
 from tasks.report.__main__ import build
 from tasks.tables.agreement import LEVEL, agreement, chance
@@ -29,6 +30,7 @@ def table() -> Table:
     return Table(
         key="small", title="Small: errors", dataset="small set", task="classification",
         configs=[], rows=rows, note="Of what is published.",
+        columns=dict(Classification.COLUMNS), metric=Classification.METRIC,
     )  # fmt: skip
 
 
