@@ -27,14 +27,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tasks.output import outlive_readers
-from tasks.own_results import asked_of, print_notes, publish_tables, show, write_all
-from tasks.paper_tables import compared
-from tasks.published import OWN, check_own
-from tasks.row_states import describe, row_states_of
-from tasks.runner import Places, run_all, runs_of, slurm_submit
-from tasks.table_spec import Row, Table
-from tasks.table_text import spread
+from tasks.engine.results import OWN, check_own
+from tasks.runs.output import outlive_readers
+from tasks.tables.cells import spread
+from tasks.tables.listing import describe, row_states_of
+from tasks.tables.numbers import compared
+from tasks.tables.own import asked_of, print_notes, publish_tables, show, write_all
+from tasks.tables.runner import Places, run_all, runs_of, slurm_submit
+from tasks.tables.spec import Row, Table
 
 ROOT = Path(__file__).resolve().parent
 

@@ -26,10 +26,10 @@ from torchvision import transforms
 from benchmarks.machine import command, machine
 from benchmarks.pil_operations import augmix_value, fixmatch_value, pil_cutout, pil_operation
 from benchmarks.table import Table, save
-from data import augmix, randaugment
+from data.augmentations import augmix, randaugment
+from data.augmentations.operations import OPERATIONS, apply_operations
 from data.images import normalise
-from data.tensor_ops import OPERATIONS, apply_operations
-from tasks.memory import keep_freed_memory
+from tasks.engine.memory import keep_freed_memory
 
 BATCH = 128
 HALF = (0.5, 0.5, 0.5)

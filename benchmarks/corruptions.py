@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.machine import command, machine
 from benchmarks.table import Table, save
-from data.corruptions import ALL_CORRUPTIONS, corrupt
+from data.corruptions.recipes import ALL_CORRUPTIONS, corrupt
 
 BATCH = 250
 

@@ -28,12 +28,12 @@ from benchmarks.machine import command, machine
 from benchmarks.table import Table, rates, save
 from benchmarks.timing import Turns, take_turns
 from cnsn.nets import wide_resnet
-from data.corrupted_set import open_corrupted
-from data.corruptions import CORRUPTIONS
+from data.corruptions.arrays import open_corrupted
+from data.corruptions.recipes import CORRUPTIONS
 from data.images import EvaluationSets, Group, normalise
 from data.loading import evaluation_loader
-from tasks.memory import keep_freed_memory
-from tasks.metrics import GroupedErrors
+from tasks.engine.memory import keep_freed_memory
+from tasks.engine.metrics import GroupedErrors
 
 HALF = (0.5, 0.5, 0.5)
 BATCH = 500

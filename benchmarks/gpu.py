@@ -56,7 +56,7 @@ class Part:
     table: bool = True
 
 
-CHECKS = "-m pytest tests/cnsn/test_fast_cuda.py -n 0 -v -p no:cacheprovider"
+CHECKS = "-m pytest tests/cnsn/kernels/test_fast_cuda.py -n 0 -v -p no:cacheprovider"
 QUICK = "'whole_network or wait or box or large'"
 TINY = "--depth 10 --batch 4 --seconds 0"
 SHORT = "--epochs 2 --train 256 --test 20 --depth 10"

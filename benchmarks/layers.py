@@ -33,7 +33,7 @@ from benchmarks.table import Table, save
 from benchmarks.textbook import Box, TextbookCrossNorm, TextbookSelfNorm
 from benchmarks.timing import give_back_memory, take_turns
 from cnsn import CrossNorm, SelfNorm, kernels
-from tasks.memory import keep_freed_memory
+from tasks.engine.memory import keep_freed_memory
 
 SHAPES = ((128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 56))
 CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))

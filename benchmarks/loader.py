@@ -26,12 +26,12 @@ from benchmarks.machine import command, machine
 from benchmarks.table import Table, rates, save
 from benchmarks.timing import Turns, take_turns
 from cnsn.nets import wide_resnet
-from data.augmentations import Augmentation, AugMix, AutoAugment, CutMix, Cutout
-from data.classification import Arrays, ImageClassificationData
+from data.augmentations.randaugment import fixmatch_strong, fixmatch_weak
+from data.augmentations.steps import Augmentation, AugMix, AutoAugment, CutMix, Cutout
+from data.classification.module import Arrays, ImageClassificationData
 from data.images import normalise
-from data.randaugment import fixmatch_strong, fixmatch_weak
-from tasks.memory import keep_freed_memory
-from tasks.optim import OptimizerSpec, build_optimizer
+from tasks.engine.memory import keep_freed_memory
+from tasks.engine.optim import OptimizerSpec, build_optimizer
 
 BATCH, SIZE, IMAGES = 128, 32, 10_000
 HALF = (0.5, 0.5, 0.5)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tasks.environment import processor
+from tasks.runs.environment import processor
 
 __all__ = ["command", "machine"]
 

@@ -1,4 +1,4 @@
-"""The operations of data.tensor_ops in Pillow itself, one image at a time: what they stand for."""
+"""The operations of data.augmentations.operations in Pillow itself, one image at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from data.tensor_geometry import Resampling
+from data.augmentations.geometry import Resampling
 
 __all__ = ["augmix_value", "fixmatch_value", "pil_affine", "pil_cutout", "pil_operation"]
 
@@ -52,7 +52,7 @@ def pil_operation(
     fill: int = 0,
     resampling: Resampling = "bilinear",
 ) -> Image.Image:
-    """One operation by its name in data.tensor_ops."""
+    """One operation by its name in data.augmentations.operations."""
     if name == "rotate":
         return image.rotate(value, resample=FILTERS[resampling], fillcolor=(fill,) * 3)
     if name in AFFINE:

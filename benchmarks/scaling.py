@@ -32,11 +32,11 @@ from benchmarks.traffic import measured_traffic, network, ring_bytes, sizes_of
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from cnsn.nets import ResNet50, wide_resnet
-from data.folder_batches import TrainingImages
-from data.image_folder import list_images
+from data.imagenet.batches import TrainingImages
+from data.imagenet.folders import list_images
 from data.loading import TrainLoader
-from tasks.memory import keep_freed_memory
-from tasks.segmentation_networks import FCNResNet50
+from tasks.engine.memory import keep_freed_memory
+from tasks.segmentation.networks import FCNResNet50
 
 CNSN = CNSNSpec(kind="cnsn")
 

@@ -26,13 +26,13 @@ from torch import nn
 from benchmarks.machine import command, machine
 from benchmarks.table import save
 from cnsn import CNSNSpec, crossnorm_active, insert
+from data.generated.scenes import SOURCE, write_scenes
+from data.prepare.segmentation import write_resized
 from data.randomness import generator_for
-from data.scenes import SOURCE, write_scenes
-from data.segmentation_label_files import read_label
-from data.segmentation_layouts import Pair, open_collection
-from data.segmentation_resized import write_resized
-from data.segmentation_sets import TrainingCrops, read_image
-from data.segmentation_transforms import JointTransform
+from data.segmentation.label_files import read_label
+from data.segmentation.layouts import Pair, open_collection
+from data.segmentation.sets import TrainingCrops, read_image
+from data.segmentation.transforms import JointTransform
 
 WIDTH, HEIGHT, CROP, BATCH = 1914, 1052, 713, 2
 IMAGES = 8
@@ -68,8 +68,8 @@ def rates(pairs: list[Pair], seconds: float) -> Rates:
 
 def measure_step(method: str) -> dict[str, float]:
     """CPU seconds and peak memory, in GiB, of one training step; to be run in a fresh process."""
-    from tasks.segmentation import pixel_cross_entropy
-    from tasks.segmentation_networks import FCNResNet50
+    from tasks.segmentation.module import pixel_cross_entropy
+    from tasks.segmentation.networks import FCNResNet50
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spec = METHODS[method]

@@ -31,7 +31,7 @@ from benchmarks.timing import Turns, take_turns
 from cnsn import CNSN, CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from cnsn.nets import wide_resnet
-from tasks.memory import keep_freed_memory
+from tasks.engine.memory import keep_freed_memory
 
 HEADER = ("step", "ms", "quartiles", "/ baseline", "quartiles", "maps kept, MB")
 

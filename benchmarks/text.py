@@ -23,9 +23,9 @@ from benchmarks.table import Table, save
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.nets import TextCNN
 from cnsn.nets.text_cnn import TextConvolution
-from data.text import IMDbToSST2
-from tasks.memory import keep_freed_memory
-from tasks.optim import OptimizerSpec, build_optimizer
+from data.text.module import IMDbToSST2
+from tasks.engine.memory import keep_freed_memory
+from tasks.engine.optim import OptimizerSpec, build_optimizer
 
 KINDS = {"plain": "none", "CN active at one site": "cn", "SN": "sn", "CNSN, CN active": "cnsn"}
 

@@ -1,7 +1,7 @@
 """CrossNorm and SelfNorm as they are usually published: what the benchmarks compare with.
 
 Stock variance, a style map that is gathered before its statistics are taken, crops that are merged
-through masks. The results are those of the layers in :mod:`cnsn` (tests/cnsn/test_fast.py).
+through masks. The results are those of the layers in :mod:`cnsn` (tests/cnsn/kernels/test_fast.py).
 """
 
 from __future__ import annotations

@@ -13,16 +13,17 @@ from lightning import LightningDataModule
 
 from cnsn import CNSNSpec
 from cnsn.nets import NarrowResNet, TextCNN, wide_resnet
-from data import augmentations, classification, domains, fixmatch, generated_domains, segmentation
-from data.scenes import SOURCE, TARGET, write_scenes
-from tasks.adaptation import Adaptation
-from tasks.adversary import AdversarySpec
-from tasks.attacks import AttackSpec
-from tasks.base import CNSNModule, CrossNormTraining
-from tasks.classification import Classification
-from tasks.fixmatch import FixMatch
-from tasks.segmentation import Segmentation
-from tasks.segmentation_networks import SmallFPN
+from data import augmentations, classification, domains, fixmatch, segmentation
+from data.generated import domains as generated_domains
+from data.generated.scenes import SOURCE, TARGET, write_scenes
+from tasks.adaptation.adversary import AdversarySpec
+from tasks.adaptation.module import Adaptation
+from tasks.classification.attacks import AttackSpec
+from tasks.classification.module import Classification
+from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.fixmatch.module import FixMatch
+from tasks.segmentation.module import Segmentation
+from tasks.segmentation.networks import SmallFPN
 
 __all__ = ["Case", "cases"]
 
@@ -123,8 +124,8 @@ def _adaptation(
 
 def _text(root: Path, crop: Any) -> tuple[CNSNModule, LightningDataModule]:
     # All other cases do without torchtext.
-    from data.text import IMDbToSST2
-    from tasks.text import Text
+    from data.text.module import IMDbToSST2
+    from tasks.text.module import Text
 
     data = IMDbToSST2(str(root), str(root / "SST-2"), min_count=1, batch_size=8, eval_batch_size=16)
     network = TextCNN(vocabulary_size=data.vocabulary_size, dimension=8, filters=4)

@@ -29,12 +29,12 @@ from benchmarks.machine import command, machine
 from benchmarks.table import Table, save
 from cnsn import CNSNSpec
 from cnsn.nets import wide_resnet
-from data.classification import Arrays, ImageClassificationData
-from data.corruptions import CORRUPTIONS
+from data.classification.module import Arrays, ImageClassificationData
+from data.corruptions.recipes import CORRUPTIONS
 from data.images import Group
-from tasks.base import CrossNormTraining
-from tasks.classification import Classification
-from tasks.memory import keep_freed_memory
+from tasks.classification.module import Classification
+from tasks.engine.base import CrossNormTraining
+from tasks.engine.memory import keep_freed_memory
 
 SIZE, CLASSES, SEVERITIES = 32, 10, 5
 

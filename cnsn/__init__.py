@@ -1,9 +1,10 @@
 """CrossNorm and SelfNorm (Tang et al., ICCV 2021): layers, and their insertion into networks."""
 
-from cnsn import functional, losses
+from cnsn.backbones import register_block
 from cnsn.checkpoint import load_official
-from cnsn.insert import CNSNSpec, crossnorm_active, insert
+from cnsn.insert import CNSNSpec, crossnorm_active, crossnorm_sites, insert
 from cnsn.layers import CNSN, CrossNorm, SelfNorm
+from cnsn.sites import SitedBlock
 
 __version__ = "0.1.0"
 
@@ -12,9 +13,12 @@ __all__ = [
     "CNSNSpec",
     "CrossNorm",
     "SelfNorm",
+    "SitedBlock",
     "crossnorm_active",
+    "crossnorm_sites",
     "functional",
     "insert",
     "load_official",
     "losses",
+    "register_block",
 ]

@@ -15,8 +15,11 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from cnsn.layers import CNSN, Crop, CrossNorm, SelfNorm, check_crossnorm_options
-from cnsn.sites import CONVERSIONS, ChainUnit, SitedBlock, SitedChain
+from cnsn.backbones import known_blocks, sited_type
+from cnsn.kinds import GATES, RESTYLINGS, choose
+from cnsn.layers import CNSN, Crop, Gate, Restyling
+from cnsn.layers.crossnorm import check_crossnorm_options
+from cnsn.sites import ChainUnit, SitedBlock, SitedChain
 
 __all__ = ["CNSNSpec", "Kind", "crossnorm_active", "crossnorm_sites", "insert"]
 
@@ -40,6 +43,8 @@ class CNSNSpec:
         stages: stages of the network that get the layers, counted from 1; None means all.
         two_sided: see :class:`cnsn.SelfNorm`.
         image: CrossNorm acts on the input of the network's call, the image, and nowhere else.
+        restyle: which layer stands for CrossNorm, of :data:`cnsn.kinds.RESTYLINGS`.
+        gate: which layer stands for SelfNorm, of :data:`cnsn.kinds.GATES`.
     """
 
     kind: Kind = "none"
@@ -51,12 +56,16 @@ class CNSNSpec:
     stages: tuple[int, ...] | None = None
     two_sided: bool = False
     image: bool = False
+    restyle: str = "crossnorm"
+    gate: str = "selfnorm"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(
                 f"Expected `kind` to be one of {get_args(Kind)}, but got {self.kind!r}."
             )
+        choose(RESTYLINGS, "restyle", self.restyle)
+        choose(GATES, "gate", self.gate)
         check_crossnorm_options(self.crop, self.beta, self.min_area)
         if self.stages is not None and (not self.stages or min(self.stages) < 1):
             raise ValueError(
@@ -107,9 +116,9 @@ def insert(net: Net, spec: CNSNSpec) -> Net:
     return net
 
 
-def crossnorm_sites(net: nn.Module) -> list[CrossNorm]:
-    """The CrossNorm modules of `net`, in the order of its registration."""
-    return [module for module in net.modules() if isinstance(module, CrossNorm)]
+def crossnorm_sites(net: nn.Module) -> list[Restyling]:
+    """The modules of `net` that :func:`crossnorm_active` switches on, in order of registration."""
+    return [module for module in net.modules() if isinstance(module, Restyling)]
 
 
 @contextmanager
@@ -121,7 +130,7 @@ def crossnorm_active(
     draws: torch.Generator | None = None,
     partner: Tensor | None = None,
     rows: slice | None = None,
-) -> Iterator[list[CrossNorm]]:
+) -> Iterator[list[Restyling]]:
     """Within the context, `k` randomly chosen CrossNorm sites of `net` are active.
 
     Args:
@@ -172,7 +181,7 @@ def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
         found: list[tuple[Block, tuple[str, int]]] = []
         if isinstance(module, SitedChain):
             found = [(unit, (name, unit.stage)) for unit in module.units()]
-        elif type(module) in CONVERSIONS or isinstance(module, SitedBlock):
+        elif isinstance(module, SitedBlock) or sited_type(module):
             found = [(module, (name.rpartition(".")[0], 0))]
         for block, place in found:
             blocks.append((block, stages.setdefault(place, len(stages) + 1)))
@@ -180,15 +189,14 @@ def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
 
 
 def _check_blocks(net: nn.Module, blocks: list[tuple[Block, int]], spec: CNSNSpec) -> None:
-    known = sorted({f"{cls.__module__}.{cls.__name__}" for cls in CONVERSIONS})
     if not blocks and (spec.selfnorm or not spec.image):
         raise ValueError(
             f"Expected `net` to hold blocks that the layers fit into, but {type(net).__name__} has "
-            f"none. Known are the networks of cnsn.nets and {', '.join(known)}; in other networks "
-            "call cnsn.CNSN in your own forward."
+            f"none. Known are the networks of cnsn.nets and {', '.join(known_blocks())}; in other "
+            "networks call cnsn.CNSN in your own forward."
         )
     for module in net.modules():
-        if isinstance(module, CrossNorm | SelfNorm):
+        if isinstance(module, Restyling | Gate):
             raise ValueError(
                 f"Expected `net` to be without CrossNorm and SelfNorm, but {type(net).__name__} "
                 "has them already: build it anew and insert once."
@@ -211,32 +219,36 @@ def _check_blocks(net: nn.Module, blocks: list[tuple[Block, int]], spec: CNSNSpe
 def _site_names(block: Block) -> tuple[str, ...]:
     if isinstance(block, SitedBlock | ChainUnit):
         return block.SITES
-    return CONVERSIONS[type(block)].SITES
+    sited = sited_type(block)
+    assert sited is not None
+    return sited.SITES
 
 
 def _equip(block: Block, spec: CNSNSpec) -> None:
     if not isinstance(block, SitedBlock | ChainUnit):
-        block.__class__ = CONVERSIONS[type(block)]
+        sited = sited_type(block)
+        assert sited is not None
+        block.__class__ = sited
     assert isinstance(block, SitedBlock | ChainUnit)
     apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
     if apart and not spec.image and spec.cn_position in block.SITES:
         block.put(spec.cn_position, _new_crossnorm(spec).train(block.host.training))
     if spec.position not in block.SITES:
         return
-    selfnorm = None
+    gate = None
     if spec.selfnorm:
         channels = block.site_channels()[spec.position]
         reference = next(block.host.parameters())
-        selfnorm = SelfNorm(channels, two_sided=spec.two_sided)
-        selfnorm.to(device=reference.device, dtype=reference.dtype)
+        gate = GATES[spec.gate].build(spec, channels)
+        gate.to(device=reference.device, dtype=reference.dtype)
     crossnorm = _new_crossnorm(spec) if spec.crossnorm and not apart else None
-    if selfnorm is not None or crossnorm is not None:
-        layers = CNSN(crossnorm=crossnorm, selfnorm=selfnorm)
+    if gate is not None or crossnorm is not None:
+        layers = CNSN(crossnorm=crossnorm, selfnorm=gate)
         block.put(spec.position, layers.train(block.host.training))
 
 
-def _new_crossnorm(spec: CNSNSpec) -> CrossNorm:
-    return CrossNorm(crop=spec.crop, beta=spec.beta, min_area=spec.min_area)
+def _new_crossnorm(spec: CNSNSpec) -> Restyling:
+    return RESTYLINGS[spec.restyle].build(spec)
 
 
 def _equip_input(net: nn.Module, spec: CNSNSpec) -> None:
@@ -260,5 +272,5 @@ def _exchange_input(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
             "Expected the image as the network's first argument, without a keyword, for CrossNorm "
             "to act on it, but got keywords alone."
         )
-    crossnorm: CrossNorm = net.image_crossnorm  # type: ignore[assignment]
+    crossnorm: Restyling = net.image_crossnorm  # type: ignore[assignment]
     return crossnorm(inputs[0]), *inputs[1:]

@@ -8,7 +8,7 @@ A residual block has five sites, the same in every network:
 A block with sites inherits :class:`SitedBlock` and calls ``self.at(site, x)`` in its forward; until
 something is inserted that is the identity. Networks of :mod:`cnsn.nets` are written so; blocks of
 other libraries are converted by :func:`cnsn.insert`, which changes the class of the built block to
-a subclass defined here: parameters, keys, pickling and deepcopy stay as they were.
+a subclass in :mod:`cnsn.backbones`: parameters, keys, pickling and deepcopy stay as they were.
 
 A plain chain of layers has its sites between them: there the inserted layers become members of the
 :class:`SitedChain`, as in the official networks.
@@ -21,17 +21,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torchvision.models import resnet
 
-from cnsn.layers import CNSN, CrossNorm
+from cnsn.layers import CNSN, Restyling
 
 __all__ = [
-    "CONVERSIONS",
     "RESIDUAL_SITES",
     "ChainUnit",
-    "SitedBasicBlock",
     "SitedBlock",
-    "SitedBottleneck",
     "SitedChain",
 ]
 
@@ -51,7 +47,7 @@ class SitedBlock(nn.Module):
     cnsn_site: str | None = None
     crossnorm_site: str | None = None
     cnsn: CNSN
-    crossnorm: CrossNorm
+    crossnorm: Restyling
 
     def at(self, site: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the layers at `site` make of `x`; `x` itself where there are none.
@@ -64,7 +60,7 @@ class SitedBlock(nn.Module):
             x = self.cnsn(x, mask)
         return x
 
-    def put(self, site: str, layers: CNSN | CrossNorm) -> None:
+    def put(self, site: str, layers: CNSN | Restyling) -> None:
         """Let `layers` act at `site`."""
         if isinstance(layers, CNSN):
             self.cnsn, self.cnsn_site = layers, site
@@ -81,57 +77,6 @@ class SitedBlock(nn.Module):
         return self
 
 
-class SitedBasicBlock(SitedBlock, resnet.BasicBlock):
-    """torchvision's two-convolution residual block, with sites."""
-
-    conv1: nn.Conv2d
-    bn1: nn.Module
-    conv2: nn.Conv2d
-    bn2: nn.Module
-    relu: nn.Module
-    downsample: nn.Module | None
-
-    def site_channels(self) -> Mapping[str, int]:
-        out = self.conv2.out_channels
-        return dict.fromkeys(self.SITES, out) | {"pre": self.conv1.in_channels}
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.at("pre", x)
-        branch = self.relu(self.bn1(self.conv1(branch)))
-        branch = self.bn2(self.conv2(branch))
-        return _merge(self, x, branch)
-
-
-class SitedBottleneck(SitedBlock, resnet.Bottleneck):
-    """torchvision's three-convolution residual block, with sites."""
-
-    conv1: nn.Conv2d
-    bn1: nn.Module
-    conv2: nn.Conv2d
-    bn2: nn.Module
-    conv3: nn.Conv2d
-    bn3: nn.Module
-    relu: nn.Module
-    downsample: nn.Module | None
-
-    def site_channels(self) -> Mapping[str, int]:
-        out = self.conv3.out_channels
-        return dict.fromkeys(self.SITES, out) | {"pre": self.conv1.in_channels}
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.at("pre", x)
-        branch = self.relu(self.bn1(self.conv1(branch)))
-        branch = self.relu(self.bn2(self.conv2(branch)))
-        branch = self.bn3(self.conv3(branch))
-        return _merge(self, x, branch)
-
-
-def _merge(block: SitedBasicBlock | SitedBottleneck, x: Tensor, branch: Tensor) -> Tensor:
-    identity = x if block.downsample is None else block.downsample(x)
-    total = block.at("residual", branch) + block.at("identity", identity)
-    return block.at("out", block.relu(block.at("post", total)))
-
-
 @dataclass(frozen=True, eq=False)
 class ChainUnit:
     """Convolution, normalisation and activation of a chain, with a site behind each of them."""
@@ -141,7 +86,7 @@ class ChainUnit:
     parts: tuple[nn.Module, ...]
     stage: int
 
-    def put(self, site: str, layers: CNSN | CrossNorm) -> None:
+    def put(self, site: str, layers: CNSN | Restyling) -> None:
         """Make `layers` a member of the chain; the numbers in the keys behind it grow by one."""
         part = self.parts[self.SITES.index(site)]
         self.chain.insert(list(self.chain).index(part) + 1, layers)
@@ -174,8 +119,10 @@ class SitedChain(nn.Sequential):
         return units
 
 
-# Exact types only: a user's subclass has a forward of its own, which must not be replaced.
-CONVERSIONS: dict[type[nn.Module], type[SitedBlock]] = {
-    resnet.BasicBlock: SitedBasicBlock,
-    resnet.Bottleneck: SitedBottleneck,
-}
+def __getattr__(name: str) -> type[SitedBlock]:
+    """Networks pickled by earlier versions look for torchvision's blocks here."""
+    if name in ("SitedBasicBlock", "SitedBottleneck"):
+        from cnsn.backbones import torchvision_resnet
+
+        return getattr(torchvision_resnet, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

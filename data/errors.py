@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["NO_DATA", "DataNotFoundError", "SampleError", "WorkerError", "quoted"]
+from collections.abc import Sequence
+
+__all__ = ["NO_DATA", "DataNotFoundError", "SampleError", "WorkerError", "listed", "quoted"]
 
 NO_DATA = 66  # exit code where a data set is missing (sysexits' EX_NOINPUT)
 
@@ -40,3 +42,9 @@ def quoted(error: BaseException | str, limit: int = 200) -> str:
     text = " ".join(str(error).split())[:limit]
     shown = "".join(letter for letter in text if letter.isprintable())
     return shown or type(error).__name__
+
+
+def listed(items: Sequence[object], most: int = 5, separator: str = ", ") -> str:
+    """The first few, and how many more: "a, b and 7 more"."""
+    more = len(items) - most
+    return separator.join(map(str, items[:most])) + (f" and {more} more" if more > 0 else "")

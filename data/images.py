@@ -6,31 +6,27 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.randomness import sample_uniform
-
 __all__ = [
-    "Border",
     "EvaluationSets",
     "Group",
     "ImageTensor",
     "by_channel",
     "check_statistics",
     "fingerprint",
-    "flip_and_shift",
-    "jitter_colours",
+    "has_two_orders",
     "normalise",
 ]
 
-Border = Literal["zeros", "reflect"]
 
-# Of ITU-R BT.601, as in PIL and torchvision.
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+def has_two_orders(classes: Sequence[str]) -> bool:
+    """Whether the names are numbers that stand in another order as names: 0, 1, 10, 2."""
+    return all(map(str.isdecimal, classes)) and sorted(classes) != sorted(classes, key=int)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -149,79 +145,3 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """(B, 3, H, W) from 0 to 255 to float32, scaled to [0, 1], then (x - mean) / std by channel."""
     offset, scale = by_channel(mean, images.device), by_channel(std, images.device)
     return (images.float() / 255 - offset) / scale
-
-
-def flip_and_shift(
-    images: Tensor,
-    index: Tensor,
-    *,
-    seed: int,
-    padding: int = 4,
-    flip: bool = True,
-    border: Border = "zeros",
-) -> Tensor:
-    """Random crop of the padded image and random horizontal flip, per sample, in batch.
-
-    Args:
-        images: (B, C, H, W) of any dtype.
-        index: int64 (B,) of the samples; with `seed` it decides what happens to each.
-        seed: of run and epoch.
-        padding: pixels on every side before the crop of the original size.
-        flip: flip half of the images.
-        border: what the padding is: zeros, or the image reflected about its outermost pixels.
-
-    Returns:
-        Of the shape, dtype and device of `images`.
-    """
-    batch, _, height, width = images.shape
-    uniform = sample_uniform(seed, index.to(images.device), 3)
-    shift = (uniform[:, :2] * (2 * padding + 1)).long()
-    columns = torch.arange(width, device=images.device).expand(batch, -1)
-    if flip:
-        columns = torch.where(uniform[:, 2:] < 0.5, columns.flip(1), columns)
-    rows = torch.arange(height, device=images.device) + shift[:, :1]
-    columns = columns + shift[:, 1:]
-    if border == "reflect":
-        if padding >= min(height, width):
-            raise ValueError(
-                f"Expected `padding` to be less than the image's {min(height, width)} pixels where "
-                f"the border is reflected, but got {padding}."
-            )
-        rows, columns = _reflected(rows - padding, height), _reflected(columns - padding, width)
-        padded = images
-    else:
-        padded = torch.nn.functional.pad(images, [padding] * 4)
-    place = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
-    place = place.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    return padded.flatten(2).gather(2, place).view_as(images)
-
-
-def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside [0, size) as those of the mirrored image, its edge not doubled."""
-    last = size - 1
-    return last - (last - position.abs()).abs()
-
-
-def jitter_colours(images: Tensor, index: Tensor, *, seed: int, strength: float) -> Tensor:
-    """Random brightness, then random contrast, per sample, in batch.
-
-    Both factors are uniform in [1 - strength, 1 + strength], as torchvision's ColorJitter draws
-    them; contrast mixes with the image's mean grey.
-
-    Args:
-        images: uint8 (B, 3, H, W).
-        index: int64 (B,) of the samples; with `seed` it decides what happens to each.
-        seed: of run and epoch.
-        strength: in [0, 1]; 0 changes nothing.
-
-    Returns:
-        uint8, of the shape and device of `images`.
-    """
-    if strength == 0:
-        return images
-    uniform = sample_uniform(seed, index.to(images.device), 2)
-    factors = (1 + strength * (2 * uniform - 1))[:, :, None, None, None]
-    bright = (images * factors[:, 0]).clamp(0, 255).floor()
-    luma = bright * by_channel(GREY_WEIGHTS, images.device)
-    grey = luma.sum(1, keepdim=True).floor().mean((2, 3), keepdim=True)
-    return (grey + (bright - grey) * factors[:, 1]).clamp(0, 255).to(torch.uint8)

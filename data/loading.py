@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import lightning as L
 import torch
@@ -22,14 +23,19 @@ from data.workers import WorkerLoader, start_worker
 
 __all__ = [
     "BatchDataset",
+    "BatchOrder",
     "BatchSchedule",
     "EpochDataset",
     "NumberedLoader",
+    "Passes",
     "ResumableDataModule",
     "TrainLoader",
     "evaluation_loader",
     "process_rank",
+    "require_at_least",
     "share_of",
+    "sharing",
+    "shuffled",
 ]
 
 Batch = dict[str, Any]
@@ -87,6 +93,69 @@ def share_of(positions: Tensor, rank: int, world: int) -> tuple[Tensor, float]:
     return own, len(own) * world / len(positions)
 
 
+def sharing(batch_size: int) -> tuple[int, int]:
+    """This process's rank and the number of processes, which share out batches of this size.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    rank, world = process_rank()
+    if batch_size % world:
+        raise ValueError(
+            f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
+            f"global batch, but got {batch_size}."
+        )
+    return rank, world
+
+
+def shuffled(n: int, *key: int | str) -> Tensor:
+    """A permutation of `n` samples, a function of the arguments alone."""
+    return torch.randperm(n, generator=generator_for(*key))
+
+
+class Passes:
+    """The order of every pass over a data set, of which the last two are kept.
+
+    Args:
+        order: makes a pass's order, from its number alone.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self._known: dict[int, Tensor] = {}
+
+    def __getitem__(self, number: int) -> Tensor:
+        if number not in self._known:
+            # A batch may read neighbouring passes; older ones are not needed again.
+            self._known = {k: v for k, v in self._known.items() if k == number - 1}
+            self._known[number] = self.order(number)
+        return self._known[number]
+
+
+class BatchOrder:
+    """Which samples batch b of a run has, for b from 0 on; the last one of a pass may be smaller.
+
+    Args:
+        length: samples of a pass.
+        batch_size: of the global batch.
+        order: makes each pass's order, of at least `length` samples.
+    """
+
+    def __init__(self, length: int, batch_size: int, order: Order) -> None:
+        self.length, self.batch_size = length, batch_size
+        # A rest of one sample has no batch statistics and is left out.
+        self.per_epoch = length // batch_size + (length % batch_size >= 2)
+        self._passes = Passes(order)
+
+    def samples(self, number: int) -> int:
+        return min(self.batch_size, self.length - number % self.per_epoch * self.batch_size)
+
+    def __getitem__(self, number: int) -> Tensor:
+        number_of_pass, place = divmod(number, self.per_epoch)
+        start = place * self.batch_size
+        return self._passes[number_of_pass][start : start + self.samples(number)]
+
+
 class _Schedule(Dataset[Batch]):
     """Batch number b of the run, for b from 0 on. Computed where it is read: in the worker."""
 
@@ -100,32 +169,13 @@ class _Schedule(Dataset[Batch]):
     ) -> None:
         self.neighbour = neighbour
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
-        self.make_order = make_order or self.shuffled
-        self.rank, self.world = process_rank()
-        # A rest of one sample has no batch statistics and is left out.
-        self.per_epoch = len(dataset) // batch_size + (len(dataset) % batch_size >= 2)
-        self._order: tuple[int, Tensor] | None = None
-
-    def order(self, epoch: int) -> Tensor:
-        """The epoch's permutation of the data set."""
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self.make_order(epoch)
-        return self._order[1]
-
-    def shuffled(self, epoch: int) -> Tensor:
-        generator = generator_for(self.seed, "order", epoch)
-        return torch.randperm(len(self.dataset), generator=generator)
-
-    def samples(self, number: int) -> int:
-        start = number % self.per_epoch * self.batch_size
-        return min(self.batch_size, len(self.dataset) - start)
+        self.rank, self.world = sharing(batch_size)
+        order = make_order or partial(shuffled, len(dataset), seed, "order")
+        self.order = BatchOrder(len(dataset), batch_size, order)
+        self.per_epoch, self.samples = self.order.per_epoch, self.order.samples
 
     def __getitem__(self, number: int) -> Batch:
-        epoch, place = divmod(number, self.per_epoch)
-        start = place * self.batch_size
-        positions = self.order(epoch)[start : start + self.batch_size]
+        epoch, positions = number // self.per_epoch, self.order[number]
         share, weight = share_of(positions, self.rank, self.world)
         own = share.tolist()
         shared_out = len(own) < len(positions)
@@ -239,28 +289,67 @@ class TrainLoader(NumberedLoader):
         order: Order | None = None,
         neighbour: bool = False,
     ) -> None:
-        _, world = process_rank()
-        if batch_size % world:
-            raise ValueError(
-                f"Expected `batch_size` to be a multiple of the {world} processes, which share one "
-                f"global batch, but got {batch_size}."
-            )
         schedule = _Schedule(dataset, batch_size, seed, order, neighbour)
         if schedule.per_epoch == 0:
             raise ValueError(f"Expected at least 2 training samples, but got {len(dataset)}.")
         super().__init__(schedule, workers=workers, pin_memory=pin_memory)
 
 
+def require_at_least(**options: tuple[float | None, float]) -> None:
+    """Refuse options that are too small.
+
+    Args:
+        options: by name, the value, None for none, and the least one.
+
+    Raises:
+        ValueError: for the first that is smaller.
+    """
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+
+
 class ResumableDataModule(L.LightningDataModule):
     """A data module whose training loader continues where the checkpoint left it.
+
+    Args:
+        batch_size: of the global batch, which processes share out.
+        eval_batch_size: of evaluation, a process.
+        workers: reading processes; 0 is fastest for what is in memory.
+        seed: of order and augmentation; the command line sets it to the run's seed.
 
     Lightning restores a stateful loader only if it was not built before the checkpoint is read,
     which learning-rate schedules that ask for the number of steps make happen; the data module's
     own state has no such condition.
+
+    Attributes:
+        NEUTRAL: options that change nothing in what is learnt or measured; those of a class take
+            the place of its base's, also below.
+        MEASURED: options that change nothing but what a test measures.
+        VALIDATED: of those, what changes what a validation measures, too.
+        SIZE: of a training sample, pixels of an image's side or words of a text, where the options
+            leave it open; what a run costs is reckoned from it. None says nothing.
+        SIZED_BY: the option that gives another one.
     """
 
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"workers", "eval_batch_size"})
+    MEASURED: ClassVar[frozenset[str]] = frozenset()
+    VALIDATED: ClassVar[frozenset[str]] = frozenset()
+    SIZE: ClassVar[int | None] = None
+    SIZED_BY: ClassVar[str] = ""
     train_loader: NumberedLoader | None = None
     _batches_seen = 0
+
+    def __init__(
+        self, *, batch_size: int = 128, eval_batch_size: int = 500, workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        require_at_least(batch_size=(batch_size, 2), eval_batch_size=(eval_batch_size, 1))
+        require_at_least(workers=(workers, 0))
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self.seed = seed
 
     def resumable(self, loader: Loader) -> Loader:
         """Register the training loader; to be called by ``train_dataloader``."""

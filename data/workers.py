@@ -24,7 +24,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from data.errors import WorkerError, quoted
-from data.worker_signals import outlive_signals
+from data.processes import outlive_signals
 
 __all__ = ["WorkerLoader", "start_worker", "worker_failure"]
 

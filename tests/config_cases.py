@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.table_runs import Places, Run
-from tasks.table_spec import Table
+from tasks.tables.spec import Table
+from tasks.tables.states import Places, Run
 from tests.fakes import (
     reviews,
     write_cifar,
@@ -23,7 +23,7 @@ from tests.fakes import (
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 
 ROOT = Path(__file__).resolve().parents[1]
-# Built for other programs, and tested in tests/tasks/test_dashboards.py.
+# Built for other programs, and tested in tests/tasks/dashboards/test_dashboards.py.
 ELSEWHERE = ("dashboards", "sweeps")
 
 CPU = [

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.downloads import download
+from data.prepare.download import download
 
 # Three reads long and different everywhere, so that a piece that is missing, doubled or out of
 # place shows.
@@ -45,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         """Send `body`; `length` is what is announced: -1 the truth, None nothing."""
         self.send_response(status)
+        self.send_header("Connection", "close")
         self.send_header("Content-Type", kind)
         if length is not None:
             self.send_header("Content-Length", str(len(body) if length == -1 else length))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tasks.results import read_results
+from tasks.engine.results import read_results
 
 __all__ = ["faults", "main"]
 

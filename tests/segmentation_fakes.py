@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from data.segmentation_labels import LABELS
+from data.segmentation.labels import LABELS
 
 ROAD, SKY, CAR = 7, 23, 26
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.results import is_final, read_results
-from tasks.table_spec import Table
+from tasks.engine.results import is_final, read_results
+from tasks.tables.spec import Table
 from tests.command_line import Interruption, interrupt
 from tests.config_cases import CASES, DATA, ELSEWHERE, Case
 

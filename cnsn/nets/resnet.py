@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from cnsn.backbones.torchvision_resnet import SitedBottleneck
 from cnsn.nets.initialisation import draw_convolutions
-from cnsn.sites import SitedBottleneck
 
 __all__ = ["IBN", "IBNResNet50", "InstanceNormBottleneck", "ResNet50", "resnet50", "resnet50_ibn"]
 

@@ -5,31 +5,29 @@
 
 DIR/index.html needs no network and no other file. From result lines, a user's own and the published
 ones, each in sections of their own, come the tables, bars, heat maps and reliability diagrams; from
-run directories training curves, FixMatch's mask rate, segmentations
-and the pictures of `python -m tasks.embeddings`, wherever under them they were written.
+run directories training curves and what each task draws, wherever under them it was written.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.own_results import asked_of
-from tasks.published import OWN, PUBLISHED
-from tasks.report.markup import Markup, page, sentence, tag
-from tasks.report.runs import Run, curves_section, embeddings_of, find_runs, pictures_section
-from tasks.report.sections import Group, markdown_parts, table_section
-from tasks.results import scan
-from tasks.table_records import gather
-from tasks.table_runs import Places
-from tasks.table_spec import Row, Table
-from tasks.tables import markdown, render
+from data.files import replacing
+from tasks import ROOT, all_tasks
+from tasks.engine.results import OWN, PUBLISHED, scan
+from tasks.report.markup import Markup, page, parse_markdown, sentence, tag
+from tasks.report.runs import Run, curves_section, drawn_section, find_runs, pictures_section
+from tasks.report.sections import Group, laid_out, table_section
+from tasks.tables.numbers import Sheet, sheets_of
+from tasks.tables.own import asked_of
+from tasks.tables.render import blocks_of
+from tasks.tables.spec import Row, Table
+from tasks.tables.states import Places
 
-ROOT = Path(__file__).resolve().parents[2]
 Record = dict[str, Any]
 Section = tuple[str, str, Markup]
 TITLE = "CrossNorm and SelfNorm: results"
@@ -64,21 +62,14 @@ def groups_of(
     own = [run for run in runs if run.task == table.task and run.name in names]
     # As a reproduction without any option asks for them.
     asked = asked_of(Places())(table) if results.is_dir() else None
-    found, notes = gather(table, results, asked)
-    remarks += notes
+    found = sheets_of(table, results, asked, published=published, notes=remarks)
     if own and not found:
         # No test has followed them yet: on which data they run, the result lines will say.
-        found = {table.dataset: {}}
+        found = {table.dataset: Sheet(table=table, dataset=table.dataset)}
+    source = "published" if published else "own"
     return [
-        Group(
-            table,
-            dataset,
-            rows,
-            render(table, dataset, rows, published=published)["md"],
-            own,
-            source="published" if published else "own",
-        )
-        for dataset, rows in found.items()
+        Group(sheet=sheet, blocks=blocks_of(sheet), directories=own, source=source)
+        for sheet in found.values()
     ]
 
 
@@ -119,8 +110,11 @@ def _other_group(task: str, dataset: str, runs: dict[str, list[Record]]) -> Grou
                 for k in keys
             )
             lines.append([label, str(r.get("seed", "")), *values, str(r.get("time", ""))[:16]])
-    text = f"# {task}: {dataset}\n\n{markdown(lines)}\n\nLines of runs that are no table's row.\n"
-    return Group(table, dataset, {row.key: runs[row.name] for row in rows}, text)
+    told = "Lines of runs that are no table's row."
+    return Group(
+        sheet=Sheet(table=table, dataset=dataset, runs={row.key: runs[row.name] for row in rows}),
+        blocks=[("h1", f"{task}: {dataset}"), ("table", lines), ("p", told)],
+    )
 
 
 def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | None = None) -> str:
@@ -140,9 +134,11 @@ def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | 
     groups = [group for own in by_table.values() for group in own] + others
     sections = [_section(group) for group in groups]
     sections += _other_runs(directories, groups)
-    if pictures := embeddings_of(runs):
-        heading = tag("h2", "Domain adaptation: embeddings")
-        sections.append(("embeddings", "embeddings", Markup("".join([heading, *pictures]))))
+    drawn = {name: drawn_section(runs, task.DRAWN) for name, task in all_tasks().items()}
+    for name, pictures in drawn.items():
+        if pictures:
+            parts = Markup("".join([tag("h2", f"{name}: pictures"), *pictures]))
+            sections.append((f"pictures-{name}", f"{name} pictures", parts))
     for folder in (results, published):
         sections += _further_tables(folder, by_table) if folder is not None else []
     remarks = list(dict.fromkeys(remarks))
@@ -151,19 +147,26 @@ def build(results: Path, runs: Sequence[Path], configs: Path, published: Path | 
             f"Expected results in {results} or run directories by `--runs`, but found none: "
             + " ".join([*remarks, "`python reproduce.py quickstart` makes some."])
         )
-    sections.append(_what_is_missing(tables, by_table, directories, bool(pictures), remarks))
-    times = [str(r.get("time", "")) for g in groups for rs in g.runs.values() for r in rs]
+    there = {run.task for run in directories}
+    absent = [
+        task.ABSENT
+        for name, task in all_tasks().items()
+        if task.ABSENT and not (drawn[name] if task.DRAWN else name in there or not there)
+    ]
+    sections.append(_what_is_missing(tables, by_table, directories, absent, remarks))
+    times = [str(r.get("time", "")) for group in groups for r in group.sheet.records]
     counts = f"{len(times)} result lines and {len(directories)} run directories"
     newest = f"; newest result {max(times)[:10]}" if any(times) else ""
     return page(TITLE, f"Made from {counts}{newest}.", sections)
 
 
 def _section(group: Group) -> Section:
-    name = group.table.key.replace("other-", "other: ")
-    if group.dataset != group.table.dataset:
-        name += f" on {group.dataset.partition(' (')[0]}"
+    table, dataset = group.sheet.table, group.sheet.dataset
+    name = table.key.replace("other-", "other: ")
+    if dataset != table.dataset:
+        name += f" on {dataset.partition(' (')[0]}"
     name += f" ({group.source})" if group.source else ""
-    anchor = "".join(c if c.isalnum() else "-" for c in f"{name} {group.dataset}".lower())
+    anchor = "".join(c if c.isalnum() else "-" for c in f"{name} {dataset}".lower())
     return anchor, name.replace("_", " "), table_section(group)
 
 
@@ -190,7 +193,7 @@ def _further_tables(results: Path, by_table: dict[str, list[Group]]) -> list[Sec
             path.stem == k or path.stem.startswith(f"{k}_on_") for k in by_table
         ):
             continue
-        title, shown, folded = markdown_parts(path.read_text(encoding="utf-8"))
+        title, shown, folded = laid_out(parse_markdown(path.read_text(encoding="utf-8")))
         content = Markup("".join([tag("h2", title or path.stem), *shown, *folded]))
         sections.append((path.stem, path.stem.replace("_", " "), content))
     return sections
@@ -200,7 +203,7 @@ def _what_is_missing(
     tables: Sequence[Table],
     by_table: dict[str, list[Group]],
     runs: Sequence[Run],
-    embeddings: bool,
+    absent: Sequence[str],
     remarks: Sequence[str],
 ) -> Section:
     parts = [tag("h2", "What is not here")]
@@ -213,17 +216,7 @@ def _what_is_missing(
         parts.append(tag("ul", *items))
     if not runs:
         parts.append(sentence("No training curves or pictures: no run directories were given."))
-    else:
-        tasks = {run.task for run in runs}
-        if "fixmatch" not in tasks:
-            parts.append(sentence("No mask rate: there is no run of FixMatch."))
-        if "segmentation" not in tasks:
-            parts.append(sentence("No segmentations: there is no run of the segmentation task."))
-    if not embeddings:
-        text = (
-            "No embeddings: `python -m tasks.embeddings` draws them, into a folder under the runs."
-        )
-        parts.append(sentence(text.replace("`", "")))
+    parts += map(sentence, absent)
     if remarks:
         parts += [tag("h3", "Passed over"), tag("ul", *(tag("li", text) for text in remarks))]
     return "missing", "what is not here", Markup("".join(parts))
@@ -250,9 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / "index.html"
         # Whole or not at all: a reader may have it open.
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import yaml
 
+from tasks import all_tasks
 from tasks.report.charts import Line, legend, line_chart
 from tasks.report.markup import Markup, grid, sentence, tag
 
-__all__ = ["Run", "curves_section", "embeddings_of", "find_runs", "pictures_section"]
+__all__ = ["Run", "curves_section", "drawn_section", "find_runs", "pictures_section"]
 
 # A run's name as it is shown, and its colour's number.
 Shown = tuple[str, int]
@@ -27,7 +28,6 @@ SEED = re.compile(r"seed(\d+)-")
 # Logged as a share, shown in percent.
 SHARES = ("error", "ece", "accuracy", "accuracy_all", "miou", "mask_rate")
 HIDDEN = re.compile(r"test/|pseudo/class_|.*_iou/|epoch$|step$")
-TITLES = {"train/mask_rate": "train/mask_rate: unlabelled images kept by the threshold"}
 MOST_POINTS = 150
 MOST_PICTURES = 12
 MOST_PANELS = 24
@@ -152,10 +152,11 @@ def curves_section(runs: Sequence[Run], names: Mapping[str, Shown]) -> list[Mark
             panels.setdefault(name, []).append(line)
     if not panels:
         return [sentence("No training curves: these run directories have no metrics.csv yet.")]
-    order = sorted(panels, key=_importance)
+    titles = {k: v for task in all_tasks().values() for k, v in task.CURVES.items()}
+    order = sorted(panels, key=lambda name: _importance(name, titles))
     charts = [
         line_chart(
-            TITLES.get(name, name), panels[name], x_title="step",
+            titles.get(name, name), panels[name], x_title="step",
             note="in %" if name.endswith(SHARES) else "",
         )
         for name in order[:MOST_PANELS]
@@ -167,8 +168,8 @@ def curves_section(runs: Sequence[Run], names: Mapping[str, Shown]) -> list[Mark
     return [tag("h3", "Training curves"), legend(shown), grid(charts), sentence(text)]
 
 
-def _importance(name: str) -> tuple[int, str]:
-    order = ("train/loss", "train/mask_rate", "val/")
+def _importance(name: str, titles: Iterable[str]) -> tuple[int, str]:
+    order = ("train/loss", *titles, "val/")
     place = next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
     return place, name
 
@@ -197,7 +198,7 @@ def picture(path: Path, title: str, note: str = "", width: int = PICTURE_WIDTH) 
 
 
 def pictures_section(runs: Sequence[Run], names: Mapping[str, Shown]) -> list[Markup]:
-    """Segmentation's examples after the last epoch, and IoU by class, of each name's first seed.
+    """What the runs' tasks draw in their directories, of each name's first seed.
 
     Args:
         runs: of one table or task.
@@ -206,38 +207,33 @@ def pictures_section(runs: Sequence[Run], names: Mapping[str, Shown]) -> list[Ma
     first: dict[str, Run] = {}
     for run in runs:
         first.setdefault(run.name, run)
-    examples, scores = [], []
+    tasks = all_tasks()
+    found: dict[str, list[Markup]] = {}
     for run in first.values():
         label = f"{names[run.name][0]}, seed {run.seed}"
-        epochs = sorted(run.path.glob("pictures/epoch_*.png"))
-        if epochs:
-            epoch = epochs[-1].stem.removeprefix("epoch_").lstrip("0")
-            examples.append(picture(epochs[-1], label, f"after epoch {epoch}"))
-        if (bars := run.path / "iou_by_class.png").is_file():
-            scores.append(picture(bars, label, "IoU by class", width=900))
+        for pattern, title in getattr(tasks.get(run.task), "PICTURES", {}).items():
+            if files := sorted(run.path.glob(pattern)):
+                when, _, number = files[-1].stem.partition("_")
+                note = f"after {when} {number.lstrip('0')}" if "*" in pattern else title
+                found.setdefault(title, []).append(picture(files[-1], label, note))
     parts: list[Markup] = []
-    for title, figures in (("Segmentations", examples), ("IoU by class", scores)):
-        if figures:
-            parts += [tag("h3", title), grid(figures[:MOST_PICTURES], "wide")]
-            if left := len(figures) - MOST_PICTURES:
-                parts += [sentence(f"{left} more are left out.")] if left > 0 else []
+    for title, figures in found.items():
+        parts += [tag("h3", title), grid(figures[:MOST_PICTURES], "wide")]
+        if left := max(0, len(figures) - MOST_PICTURES):
+            parts.append(sentence(f"{left} more are left out."))
     return parts
 
 
-EMBEDDINGS = {
-    "tsne.png": "Features in the plane (t-SNE)",
-    "confusion.png": "What is taken for what",
-    "mistakes.png": "Most confident mistakes",
-}
-
-
-def embeddings_of(folders: Iterable[Path]) -> list[Markup]:
-    """The pictures of ``python -m tasks.embeddings`` that lie in or under `folders`."""
-    found = sorted({p for folder in folders for p in folder.resolve().rglob("tsne.png")})
+def drawn_section(folders: Iterable[Path], titles: Mapping[str, str]) -> list[Markup]:
+    """A task's pictures of those names that lie in or under `folders`; see `CNSNModule.DRAWN`."""
+    always = next(iter(titles), None)
+    if always is None:
+        return []
+    found = sorted({p for folder in folders for p in folder.resolve().rglob(always)})
     figures = [
         picture(first.with_name(name), title, first.parent.name)
         for first in found[: MOST_PICTURES // 3]
-        for name, title in EMBEDDINGS.items()
+        for name, title in titles.items()
         if first.with_name(name).is_file()
     ]
     if len(found) > MOST_PICTURES // 3:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.report.charts import (
@@ -18,91 +18,81 @@ from tasks.report.charts import (
     reliability_diagram,
     views,
 )
-from tasks.report.markup import Markup, grid, paragraph, parse_markdown, sentence, table, tag
+from tasks.report.markup import Markup, grid, paragraph, sentence, table, tag
 from tasks.report.runs import Run, curves_section, pictures_section
-from tasks.table_spec import Row, Table
+from tasks.tables.cells import Block
+from tasks.tables.numbers import Sheet
+from tasks.tables.spec import Row
 
-__all__ = ["Group", "markdown_parts", "pooled_ece", "table_section"]
+__all__ = ["Group", "laid_out", "pooled_ece", "table_section"]
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Group:
-    """Records that one section compares.
+    """What one section shows.
 
     Attributes:
-        table: whose rows they are.
-        dataset: the data set that they were measured on.
-        runs: records of each row, by the row's key.
-        markdown: the table as tasks/tables.py writes it.
+        sheet: the records that it compares.
+        blocks: the text and tables that it begins with.
         directories: run directories of its rows.
         source: "own" or "published"; "" where there is nothing to tell apart.
     """
 
-    table: Table
-    dataset: str
-    runs: Mapping[str, Sequence[Record]]
-    markdown: str
-    directories: Sequence[Run] = field(default_factory=tuple)
+    sheet: Sheet
+    blocks: Sequence[Block]
+    directories: Sequence[Run] = ()
     source: str = ""
 
-    @property
-    def rows(self) -> list[Row]:
-        """Those that have records."""
-        return [row for row in self.table.rows if self.runs.get(row.key)]
 
-    def colour(self, row: Row) -> int:
-        """One a method, whatever its network and setting."""
-        return list(dict.fromkeys(r.name for r in self.table.rows)).index(row.name)
+def ran(sheet: Sheet) -> list[Row]:
+    """The rows that have records."""
+    return [row for row in sheet.table.rows if sheet.of(row)]
 
-    def facets(self) -> dict[str, list[Row]]:
-        """Rows of one network and setting, which are compared with one another."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            found.setdefault(", ".join(filter(None, (row.network, row.setting))), []).append(row)
-        return found
 
-    def title(self, row: Row) -> str:
-        """A row's name, with what else tells it from the others."""
-        several = len({(r.network, r.setting) for r in self.table.rows}) > 1
-        parts = (row.network, row.setting, row.name) if several else (row.name,)
-        return " ".join(filter(None, parts))
+def colour(sheet: Sheet, row: Row) -> int:
+    """One a method, whatever its network and setting."""
+    return list(dict.fromkeys(r.name for r in sheet.table.rows)).index(row.name)
 
-    @property
-    def reported(self) -> bool:
-        """Whether values of others belong beside these."""
-        return self.table.compares and self.dataset == self.table.dataset
+
+def facets_of(sheet: Sheet) -> dict[str, list[Row]]:
+    """Rows of one network and setting, which are compared with one another."""
+    found: dict[str, list[Row]] = {}
+    for row in ran(sheet):
+        found.setdefault(", ".join(filter(None, (row.network, row.setting))), []).append(row)
+    return found
 
 
 def table_section(group: Group) -> Markup:
     """All that can be shown of a group; what is missing is left out with a sentence."""
-    title, shown, folded = markdown_parts(group.markdown)
+    sheet = group.sheet
+    title, shown, folded = laid_out(group.blocks)
     title += " (published)" if group.source == "published" else ""
     parts = [tag("h2", title), *shown]
     for name, make in (("bars", _bars), ("corruptions", _corruptions), ("bins", _reliability),
                        ("history", _history)):  # fmt: skip
         try:
-            parts += make(group)
+            parts += make(sheet)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             parts.append(sentence(f"Not drawn ({name}): a line of another version ({what})."))
     if group.directories:
-        rows = {group.table.run_name(row): row for row in group.table.rows}
-        names = {name: (group.title(row), group.colour(row)) for name, row in rows.items()}
+        rows = {sheet.table.run_name(row): row for row in sheet.table.rows}
+        names = {name: (sheet.name(row), colour(sheet, row)) for name, row in rows.items()}
         runs = sorted(group.directories, key=lambda run: (list(rows).index(run.name), run.seed))
         parts += curves_section(runs, names)
         parts += pictures_section(runs, names)
-    elif group.rows:
+    elif ran(sheet):
         parts.append(sentence("No curves of single runs: their run directories were not given."))
     return Markup("".join([*parts, *folded]))
 
 
-def markdown_parts(text: str) -> tuple[str, list[Markup], list[Markup]]:
+def laid_out(blocks: Iterable[Block]) -> tuple[str, list[Markup], list[Markup]]:
     """A table's title, what comes first of it, and what is folded away: parts and provenance."""
     title, shown, folded = "", [], []
     detail = ""
-    for kind, content in parse_markdown(text):
+    for kind, content in blocks:
         if kind == "h1" and isinstance(content, str):
             title = content
         elif kind.startswith("h") and isinstance(content, str):
@@ -120,39 +110,31 @@ def markdown_parts(text: str) -> tuple[str, list[Markup], list[Markup]]:
     return title, shown, folded
 
 
-def values_of(group: Group, row: Row, key: str) -> list[float]:
-    found = (r["summary"].get(key) for r in group.runs[row.key])
-    return [group.table.scale * v for v in found if isinstance(v, int | float) and math.isfinite(v)]
-
-
-def _bars(group: Group) -> list[Markup]:
-    facets, columns = group.facets(), group.table.columns
+def _bars(sheet: Sheet) -> list[Markup]:
+    facets, table = facets_of(sheet), sheet.table
     # Rows of several networks or settings are compared by the main value alone.
-    keys = [group.table.metric]
+    keys = [table.metric]
     if len(facets) == 1:
-        keys += [key for key in columns if key != group.table.metric]
+        keys += [key for key in table.columns if key != table.metric]
     charts = []
     for facet, rows in facets.items():
         for key in keys:
+            numbers = [sheet.number(row, key) for row in rows]
             drawn = [
-                Bar(
-                    row.name,
-                    group.colour(row),
-                    values,
-                    row.reported if group.reported and key == group.table.metric else None,
-                )
-                for row in rows
-                if (values := values_of(group, row, key))
+                Bar(number.row.name, colour(sheet, number.row), values, number.reported)
+                for number in numbers
+                if (values := list(filter(math.isfinite, number.values)))
             ]
             if drawn:
-                charts.append(bars(columns.get(key, key), drawn, facet if len(facets) > 1 else ""))
+                note = facet if len(facets) > 1 else ""
+                charts.append(bars(numbers[0].quantity, drawn, note))
     if not charts:
         return []
-    seeds = max(len(records) for records in group.runs.values())
+    seeds = max(len(records) for records in sheet.runs.values())
     text = (
         "Whiskers: one standard deviation over seeds. " if seeds > 1 else "One seed: no whiskers. "
     )
-    marked = any(row.reported is not None for row in group.rows) and group.reported
+    marked = sheet.compares and any(row.reported is not None for row in ran(sheet))
     text += "Diamonds: reported values." if marked else ""
     return [grid(charts), sentence(text)]
 
@@ -171,20 +153,18 @@ def conditions_of(records: Sequence[Record], key: str, scale: float) -> dict[str
     }
 
 
-def _corruptions(group: Group) -> list[Markup]:
-    rows = [row for row in group.rows if any(r.get("conditions") for r in group.runs[row.key])]
+def _corruptions(sheet: Sheet) -> list[Markup]:
+    rows = [row for row in ran(sheet) if any(r.get("conditions") for r in sheet.of(row))]
     if not rows:
         return []
     shown = {}
     for key, name in (("error", "error in %"), ("ece", "ECE in %")):
-        cells = {
-            row.key: conditions_of(group.runs[row.key], key, group.table.scale) for row in rows
-        }
+        cells = {row.key: conditions_of(sheet.of(row), key, sheet.table.scale) for row in rows}
         if not any(cells.values()):
             continue
-        shown[name] = _heat_maps(group, rows, cells)
+        shown[name] = _heat_maps(sheet, rows, cells)
         if len(rows) > 1 and key == "error":
-            shown[f"error against {rows[0].name}"] = _differences(group, rows, cells)
+            shown[f"error against {rows[0].name}"] = _differences(sheet, rows, cells)
     if not shown:
         return []
     text = "Columns: severity. Means over seeds; all maps of a view share one scale."
@@ -196,14 +176,14 @@ def _corruptions(group: Group) -> list[Markup]:
 Cells = dict[str, dict[int, float]]
 
 
-def _heat_maps(group: Group, rows: Sequence[Row], cells: Mapping[str, Cells]) -> Markup:
+def _heat_maps(sheet: Sheet, rows: Sequence[Row], cells: Mapping[str, Cells]) -> Markup:
     values = [v for own in cells.values() for line in own.values() for v in line.values()]
     low, high = min(values), max(values)
-    maps = [heat_map(group.title(row), cells[row.key], smallest=low, largest=high) for row in rows]
+    maps = [heat_map(sheet.name(row), cells[row.key], smallest=low, largest=high) for row in rows]
     return grid(maps, "small")
 
 
-def _differences(group: Group, rows: Sequence[Row], cells: Mapping[str, Cells]) -> Markup:
+def _differences(sheet: Sheet, rows: Sequence[Row], cells: Mapping[str, Cells]) -> Markup:
     """Each method's error less that of the first method of its network and setting."""
     firsts: dict[tuple[str, str], Cells] = {}
     changes: dict[str, Cells] = {}
@@ -218,29 +198,29 @@ def _differences(group: Group, rows: Sequence[Row], cells: Mapping[str, Cells]) 
     values = [abs(v) for own in changes.values() for line in own.values() for v in line.values()]
     largest = max(values, default=0.0)
     maps = [
-        heat_map(group.title(row), changes[row.key], smallest=0, largest=largest, signed=True)
+        heat_map(sheet.name(row), changes[row.key], smallest=0, largest=largest, signed=True)
         for row in rows
         if row.key in changes
     ]
     return grid(maps, "small")
 
 
-def _reliability(group: Group) -> list[Markup]:
+def _reliability(sheet: Sheet) -> list[Markup]:
     charts = []
     names: dict[str, int] = {}
-    for row in group.rows:
-        parts = _summed_bins([r["reliability"] for r in group.runs[row.key] if "reliability" in r])
+    for row in ran(sheet):
+        parts = _summed_bins([r["reliability"] for r in sheet.of(row) if "reliability" in r])
         if parts:
             errors = ", ".join(f"{name} {100 * pooled_ece(b):.1f}" for name, b in parts.items())
             note = f"pooled ECE in %: {errors}"
-            charts.append(reliability_diagram(group.title(row), parts, note))
+            charts.append(reliability_diagram(sheet.name(row), parts, note))
             names |= dict.fromkeys(parts, 0)
     if not charts:
         text = (
             "No reliability diagrams: these result lines hold no bins of confidence; a test adds "
         )
         text += "them to new ones."
-        missing = any("ece" in r["summary"] for rs in group.runs.values() for r in rs)
+        missing = any("ece" in r["summary"] for r in sheet.records)
         return [sentence(text)] if missing else []
     from tasks.report.charts import REGIONS
 
@@ -277,25 +257,25 @@ def pooled_ece(bins: Mapping[str, Sequence[float]]) -> float:
     return sum(n * abs(a - c) for n, a, c in gaps) / max(sum(bins["n"]), 1)
 
 
-def _history(group: Group) -> list[Markup]:
+def _history(sheet: Sheet) -> list[Markup]:
     """Curves that the result lines themselves carry, as means over seeds."""
     panels: dict[str, list[Line]] = {}
     shown: dict[str, int] = {}
-    for row in group.rows:
+    for row in ran(sheet):
         points: dict[str, dict[float, list[float]]] = {}
-        for record in group.runs[row.key]:
+        for record in sheet.of(row):
             for point in record.get("history", []):
                 for key in point.keys() - {"epoch"}:
                     own = points.setdefault(key, {}).setdefault(point["epoch"], [])
-                    own.append(group.table.scale * point[key])
+                    own.append(sheet.table.scale * point[key])
         for key, by_epoch in sorted(points.items()):
             curve = [(epoch, statistics.mean(v)) for epoch, v in sorted(by_epoch.items())]
             spread = [
                 statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in sorted(by_epoch.items())
             ]
-            title = group.title(row)
-            shown[title] = group.colour(row)
-            panels.setdefault(key, []).append(Line(title, group.colour(row), curve, spread))
+            title = sheet.name(row)
+            shown[title] = colour(sheet, row)
+            panels.setdefault(key, []).append(Line(title, colour(sheet, row), curve, spread))
     if not panels:
         return []
     charts = [line_chart(key, lines, x_title="epoch", note="in %") for key, lines in panels.items()]

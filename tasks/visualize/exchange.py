@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cnsn.functional import cross_norm
-from data.image_files import UNREADABLE, open_image, to_rgb
+from data.files import UNREADABLE, open_image, to_rgb
 
 __all__ = ["bundled_photographs", "exchanged", "read_photograph"]
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cnsn import CrossNorm
 from tasks.visualize.shift import watched
 from tasks.visualize.trained import Trained
 
@@ -32,7 +33,7 @@ class Exchange(NamedTuple):
 def exchange_at(trained: Trained, site: str, images: Tensor) -> Exchange:
     """Run CrossNorm at `site` on two uint8 images (2, 3, H, W); the network is left as it was."""
     layer = trained.sites[site].crossnorm
-    if layer is None or len(images) != 2:
+    if not isinstance(layer, CrossNorm) or len(images) != 2:
         raise ValueError(f"Expected two images and a CrossNorm at {site}, but got {len(images)}.")
     state = layer.training, layer.active, layer.partner, layer.crop
     selfnorm, trained.sites[site].selfnorm = trained.sites[site].selfnorm, None

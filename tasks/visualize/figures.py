@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tasks.figures import COLOURS
+from tasks.engine.plotting import COLOURS, frameless, pyplot, save
 from tasks.visualize.features import Exchange
 from tasks.visualize.shift import Distances
 
@@ -18,22 +18,6 @@ __all__ = ["distances_figure", "exchange_figure", "features_figure", "gates_figu
 CHANNELS = {"red": "#D55E00", "green": "#009E73", "blue": "#0072B2"}
 MOST_SITES = 4  # of the gates' figure
 NAMES = {"gaussian_noise": "noise", "defocus_blur": "blur", "jpeg_compression": "jpeg"}
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure: Any, path: Path, dpi: int = 130) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
-    _pyplot().close(figure)
-    return path
 
 
 def _pixels(image: Tensor) -> np.ndarray:
@@ -45,8 +29,7 @@ def exchange_figure(
     first: Tensor, second: Tensor, swapped: tuple[Tensor, Tensor], names: Sequence[str], path: Path
 ) -> Path:
     """Two images and what they become with each other's statistics, with their histograms."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         2, 4, figsize=(9.2, 3.3), height_ratios=(2.1, 1), layout="constrained"
     )
     a, b = names
@@ -68,7 +51,7 @@ def exchange_figure(
         below.set_xticks([0, 0.5, 1], ["0", "", "1"], fontsize=7)
         below.spines[["top", "right", "left"]].set_visible(False)
     axes[1, 0].set_ylabel("red, green, blue\n(dotted: means)", fontsize=7)
-    _save(figure, path, dpi=110)
+    save(figure, path, dpi=110)
     _palette(path)
     return path
 
@@ -99,11 +82,10 @@ def features_figure(
 
     Shown are the channels whose mean or standard deviation changes most.
     """
-    pyplot = _pyplot()
     before, after = exchange.before, exchange.after
     change = _relative_change(before[0], after[0])
     chosen = change.argsort(descending=True)[:channels].tolist()
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         3, 1 + len(chosen), figsize=(1.5 * (1 + len(chosen)), 5.4), layout="constrained"
     )
     rows = (
@@ -129,7 +111,7 @@ def features_figure(
     for axis, channel in zip(axes[0, 1:], chosen, strict=True):
         axis.set_title(f"channel {channel}", fontsize=8)
     figure.suptitle(title, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path, dpi=130)
 
 
 def _relative_change(before: Tensor, after: Tensor) -> Tensor:
@@ -150,9 +132,8 @@ def distances_figure(
         title: of the figure.
         path: file to write.
     """
-    pyplot = _pyplot()
     corruptions = list(next(iter(found.values())))
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         2, len(corruptions), figsize=(2.1 * len(corruptions) + 1, 4.6), layout="constrained",
         sharex=True, squeeze=False,
     )  # fmt: skip
@@ -172,7 +153,7 @@ def distances_figure(
                     axis.plot(layers, before, "s-", label=name, **options)
             axis.set_ylim(bottom=0)
             axis.tick_params(labelsize=7)
-            axis.spines[["top", "right"]].set_visible(False)
+            frameless(axis)
             if row == 0:
                 axis.set_title(NAMES.get(corruption, corruption.replace("_", " ")), fontsize=9)
             else:
@@ -183,7 +164,7 @@ def distances_figure(
     figure.suptitle(title, fontsize=9)
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return _save(figure, path)
+    return save(figure, path, dpi=130)
 
 
 def gates_figure(gates: Mapping[str, Mapping[str, Tensor]], title: str, path: Path) -> Path:
@@ -194,12 +175,11 @@ def gates_figure(gates: Mapping[str, Mapping[str, Tensor]], title: str, path: Pa
         title: of the figure.
         path: file to write.
     """
-    pyplot = _pyplot()
     conditions = list(gates)
     every = list(gates[conditions[0]])
     places = np.linspace(0, len(every) - 1, min(MOST_SITES, len(every))).round().astype(int)
     sites = [every[place] for place in places]
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         2, len(sites), figsize=(3.4 * len(sites), 5.2), layout="constrained", squeeze=False
     )
     labels = [NAMES.get(c, c.replace("_", " ")) for c in conditions]
@@ -218,7 +198,7 @@ def gates_figure(gates: Mapping[str, Mapping[str, Tensor]], title: str, path: Pa
         above.set_ylim(0, 1)
         above.set_title(f"SelfNorm {place + 1}: {values[0].shape[1]} channels", fontsize=9)
         above.tick_params(axis="y", labelsize=7)
-        above.spines[["top", "right"]].set_visible(False)
+        frameless(above)
         order = values[0].mean(0).argsort()
         means = np.stack([v.mean(0)[order].numpy() for v in values])
         image = below.imshow(means, aspect="auto", cmap="viridis", vmin=0, vmax=1,
@@ -231,4 +211,4 @@ def gates_figure(gates: Mapping[str, Mapping[str, Tensor]], title: str, path: Pa
     bar.set_label("mean gate", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path, dpi=130)

@@ -102,7 +102,8 @@ def gates(layer: SelfNorm, mean: Tensor, std: Tensor) -> Tensor:
 @torch.no_grad()
 def gates_of(trained: Trained, images: Tensor, batch: int = 100) -> dict[str, Tensor]:
     """The gates (N, C) of uint8 images at each SelfNorm, by site."""
-    layers = {n: site.selfnorm for n, site in trained.sites.items() if site.selfnorm is not None}
+    found = {name: site.selfnorm for name, site in trained.sites.items()}
+    layers = {name: layer for name, layer in found.items() if isinstance(layer, SelfNorm)}
     parts: dict[str, list[Tensor]] = {}
     with watched(trained) as seen:
         for some in images.split(batch):

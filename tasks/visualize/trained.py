@@ -20,13 +20,14 @@ from torch import Tensor
 from cnsn import CNSN
 from cnsn.checkpoint import key_report, read_state_dict
 from data.images import normalise
-from tasks.instantiate import instantiate
-from tasks.runner import Places, Run
-from tasks.table_spec import Table
+from tasks.engine.parser import instantiate
+from tasks.tables.runner import Places, Run
+from tasks.tables.spec import Table
 
 __all__ = ["Trained", "load_all", "load_trained", "train_on_digits"]
 
-ROOT = Path(__file__).resolve().parents[2]
+from tasks import ROOT
+
 STUDY = ROOT / "configs" / "studies" / "quickstart.yaml"
 ROWS = ("baseline", "SN", "CNSN")
 

@@ -177,7 +177,9 @@ def test_training_stops_early_after_an_epoch_that_tells_of_the_others() -> None:
 
 
 def test_every_part_is_a_command_that_there_is(root: Path) -> None:
-    checks = re.findall(r"def (test_\w+)", (root / "tests/cnsn/test_fast_cuda.py").read_text())
+    checks = re.findall(
+        r"def (test_\w+)", (root / "tests/cnsn/kernels/test_fast_cuda.py").read_text()
+    )
     for word in gpu.QUICK.strip("'").split(" or "):
         assert any(word in name for name in checks), word
     assert any(not re.search(gpu.QUICK.strip("'").replace(" or ", "|"), name) for name in checks)

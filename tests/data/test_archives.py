@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from data import archives
-from data.archive_formats import _tar_members
-from data.archives import ArchiveError, remove_leftovers, unpack
+from data.archives import ArchiveError, _tar_members, remove_leftovers, unpack
 from tests.archive_bytes import FORMATS, UNPACKED, many, tar_bytes
 from tests.local_server import contents
 

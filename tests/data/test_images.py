@@ -5,15 +5,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from data.images import (
-    Border,
-    EvaluationSets,
-    Group,
-    fingerprint,
-    flip_and_shift,
-    jitter_colours,
-    normalise,
-)
+from data.augmentations.crops import Border, flip_and_shift, jitter_colours
+from data.images import EvaluationSets, Group, fingerprint, normalise
 from data.randomness import sample_uniform
 
 

@@ -20,11 +20,11 @@ import pytest
 from filelock import SoftFileLock, Timeout
 
 from data import locks
-from data.catalogue import only_one
+from data.files import only_one
 from data.locks import Lock
-from tasks.results import append_result, check_writable, read_results
-from tasks.run_directory import RunDirectory
-from tasks.table_runs import _is_held
+from tasks.engine.results import append_result, check_writable, read_results
+from tasks.runs.directory import RunDirectory
+from tasks.tables.states import _is_held
 
 pytestmark = pytest.mark.filterwarnings("ignore:The file system of")
 ANSWERS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS]
@@ -125,7 +125,7 @@ def test_a_preparation_waits_and_says_for_whom(
 ) -> None:
     marker = tmp_path / "a.lock.holder"
     marker.write_text("4711\nnode7\n")
-    monkeypatch.setattr("data.catalogue.say", lambda line: (print(line), marker.unlink()))
+    monkeypatch.setattr("data.files.say", lambda line: (print(line), marker.unlink()))
     with only_one(tmp_path / "a.lock"):
         assert f"if that has ended, delete {marker}" in capsys.readouterr().out
     assert not marker.exists()

@@ -6,10 +6,10 @@ import dataclasses
 import importlib
 import inspect
 import types
-import typing
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning import LightningDataModule
 from torch import nn
 
@@ -54,13 +54,11 @@ def named(path: str) -> Any:
 
 def parameters(prefix: str, made: Any) -> Iterator[tuple[str, Any]]:
     """Option and type of every parameter of a class, those of dataclasses in it one by one."""
-    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
-    for name in inspect.signature(made).parameters:
-        hint = hints.get(name)
-        if dataclasses.is_dataclass(hint):
-            yield from parameters(f"{prefix}.{name}", hint)
-        elif hint is not None:
-            yield f"{prefix}.{name}", hint
+    for option in get_signature_parameters(made):
+        if dataclasses.is_dataclass(option.annotation):
+            yield from parameters(f"{prefix}.{option.name}", option.annotation)
+        elif option.annotation is not inspect.Parameter.empty:
+            yield f"{prefix}.{option.name}", option.annotation
 
 
 def options_of(task: str) -> Iterator[tuple[str, Any]]:

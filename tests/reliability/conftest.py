@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks.machine import machine
-from tasks.environment import git_commit
+from tasks.runs.environment import git_commit
 from tests.local_server import Server, serving
 
 # Fixtures: a warm process that starts the tasks in a moment, and small data of all of them.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-import tasks.checkpoint_io as checkpoint_io
+import tasks.runs.checkpoints as checkpoint_io
 from data.loading import NumberedLoader
 
 Place = Literal["step", "loader", "writing", "synchronising", "keeping", "saved", "validation"]

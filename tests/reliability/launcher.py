@@ -177,7 +177,7 @@ def serve() -> None:
     torch.set_num_threads(1)
     for task in TASKS:
         importlib.import_module(f"tasks.{task}")
-    importlib.import_module("tasks.cli")
+    importlib.import_module("tasks.engine.cli")
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from data.classification import Digits
+from data.classification.digits import Digits
 from data.loading import process_rank
-from tasks.classification import main
+from tasks.classification.module import main
 
 
 def poison(number: int, rank: int) -> None:

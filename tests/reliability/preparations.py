@@ -19,14 +19,15 @@ from typing import Any, Literal
 
 import torch
 
-from data import prepare as command
-from data.catalogue import Published, RemoteFile, only_one
 from data.errors import DataNotFoundError
-from data.segmentation_layouts import open_collection
-from data.text_cache import open_corpus
+from data.files import only_one
+from data.prepare import __main__ as command
+from data.prepare.catalogue import Published, RemoteFile
+from data.segmentation.layouts import open_collection
+from data.text.cache import open_corpus
 from tests.archive_bytes import gz, tar_bytes
+from tests.data.imagenet.imagenet_archives import take_for_published, write_registered
 from tests.fakes import CLASS_NAMES, reviews, write_cifar, write_imagenet, write_imdb, write_sst2
-from tests.imagenet_archives import take_for_published, write_registered
 from tests.reliability.faults import Patches
 from tests.segmentation_fakes import write_gta5
 
@@ -101,7 +102,7 @@ def _published(_: Path, place: Path) -> None:
 def _weights(sources: Path, place: Path) -> None:
     from torchvision.models import get_weight
 
-    from tasks.weights import named_state_dict
+    from tasks.engine.weights import named_state_dict
 
     (file,) = (sources / "weights").iterdir()
     torch.hub.set_dir(str(place / "hub"))
@@ -155,25 +156,25 @@ def _usable_copy(place: Path) -> list[Path]:
 
 
 PREPARATIONS = {
-    "text": Preparation(_text, "data.text_cache._encode", _there("cache/*.npz")),
+    "text": Preparation(_text, "data.text.cache._encode", _there("cache/*.npz")),
     "published": Preparation(
-        _published, "data.prepare._fetch_file", _there("root/set", "root/set.tar.gz")
+        _published, "data.prepare.__main__._fetch_file", _there("root/set", "root/set.tar.gz")
     ),
     "weights": Preparation(
         _weights, "torch.hub.download_url_to_file", _there("hub/checkpoints/*.pth")
     ),
-    "corrupt": Preparation(_corrupt, "data.corrupted_set._write_one", _there("out/*.npy")),
+    "corrupt": Preparation(_corrupt, "data.corruptions.arrays._write_one", _there("out/*.npy")),
     "corrupt_folder": Preparation(
-        _corrupt_folder, "data.corrupted_folder._write_chunk", _there("out/*/[1-5]")
+        _corrupt_folder, "data.imagenet.corrupted._write_chunk", _there("out/*/[1-5]")
     ),
     "imagenet": Preparation(
         _imagenet, "torchvision.datasets.imagenet.extract_archive", _there("root/train", "root/val")
     ),
-    "resized": Preparation(_resized, "data.segmentation_resized._resize", _usable_copy),
+    "resized": Preparation(_resized, "data.prepare.segmentation._resize", _usable_copy),
     "scenes": Preparation(
-        _scenes, "data.scenes._scenes", _there("root/scenes-day", "root/scenes-dusk")
+        _scenes, "data.generated.scenes._scenes", _there("root/scenes-day", "root/scenes-dusk")
     ),
-    "domains": Preparation(_domains, "data.generated_domains.draw", _there("root")),
+    "domains": Preparation(_domains, "data.generated.domains.draw", _there("root")),
 }
 
 

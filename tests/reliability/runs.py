@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.results import read_results
+from tasks.engine.results import read_results
 from tests.fakes import reviews, write_domains, write_imdb, write_sst2
 from tests.reliability.launcher import Launcher, Process
 from tests.segmentation_fakes import write_cityscapes, write_gta5

@@ -22,7 +22,7 @@ from statistics import median
 
 import torch
 
-from tasks.environment import git_commit
+from tasks.runs.environment import git_commit
 from tests.reliability.launcher import TASKS, Launcher, Process
 from tests.reliability.runs import OPTIONS, ROOT, options, write_data
 from tests.reliability.soak_table import record, write_table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.machine import machine
-from tasks.results import append_result, scan
+from tasks.engine.results import append_result, scan
 from tests.reliability.launcher import TASKS
 
 if TYPE_CHECKING:

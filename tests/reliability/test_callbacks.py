@@ -15,11 +15,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tasks.callback_kinds import NOT_EXACT, check_callbacks, may_swap_weights
-from tasks.cli import expected_recipe
-from tasks.interruption import SwapBack
-from tasks.run_directory import config_hash
-from tasks.same_run import RunCheckpoint
+from tasks.engine.cli import expected_recipe
+from tasks.runs.callback_kinds import NOT_EXACT, check_callbacks, may_swap_weights
+from tasks.runs.interruption import SwapBack
+from tasks.runs.recipe import config_hash
+from tasks.runs.same_run import RunCheckpoint
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import (

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import checkpoint_io
-from tasks.checkpoint_callbacks import differences
-from tasks.checkpoint_io import (
+from tasks.runs import checkpoints as checkpoint_io
+from tasks.runs.checkpoints import (
     CheckpointNotSavedError,
     damage_of,
     newest_readable,
@@ -25,6 +24,7 @@ from tasks.checkpoint_io import (
     set_aside_damaged,
     write_checkpoint,
 )
+from tasks.runs.resume import differences
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import options, run_directory, succeeded

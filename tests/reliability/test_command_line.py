@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data.errors import NO_DATA
-from tasks.results import read_results
+from tasks.engine.results import read_results
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import checkpoint, options, run_directory, succeeded
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from data import text_cache
-from tasks.checkpoint_io import damage_of
-from tasks.processes import WatchingLauncher
+from data.text import cache as text_cache
+from tasks.runs.checkpoints import damage_of
+from tasks.runs.processes import WatchingLauncher
 from tests.reliability.evaluated import OPTION, VARIABLE, samples_tested
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher, Process
@@ -161,7 +161,7 @@ def test_who_died_is_said_though_its_connections_went_first(
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(launcher, "_call_children_scripts", start)
-    monkeypatch.setattr("tasks.processes.lost_process", lambda error: True)
+    monkeypatch.setattr("tasks.runs.processes.lost_process", lambda error: True)
     with pytest.raises(RuntimeError):
         launcher.launch(lose)
     assert "error: process 1 of 2 has ended (killed by signal 9)" in capsys.readouterr().err

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from data import downloads, transfer
-from data.checksums import DownloadError
+from data.prepare import download as downloads
+from data.prepare import download as transfer
+from data.prepare.download import DownloadError
 from tests.local_server import (
     CONTENT,
     HALF,

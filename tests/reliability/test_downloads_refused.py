@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from data import transfer
-from data.checksums import DownloadError
-from data.downloads import download
+from data.prepare import download as transfer
+from data.prepare.download import DownloadError, download
 from tests.local_server import (
     CONTENT,
     HALF,
@@ -125,12 +125,17 @@ BAD: dict[str, tuple[Answer, dict[str, Any], str]] = {
     "redirect to a local file": (
         lambda handler, _: handler.reply(status=302, Location="file:///etc/hostname"),
         {},
-        "answered 302",
+        "Refused file:///etc/hostname.*only https",
     ),
     "redirect to ftp": (
         lambda handler, _: handler.reply(status=302, Location="ftp://127.0.0.1/x"),
         {},
         "only https",
+    ),
+    "redirect to nonsense": (
+        lambda handler, _: handler.reply(status=302, Location="https://[::1/data.tar.gz"),
+        {},
+        "no valid address, or leads to one",
     ),
     "redirect to itself": (
         lambda handler, _: handler.reply(status=302, Location=handler.path),
@@ -215,9 +220,12 @@ def test_untrusted_certificate_is_not_retried(
 
     def refuse(*_: Any, **__: Any) -> None:
         calls.append(1)
-        raise transfer.URLError(error)
+        try:
+            raise error
+        except ssl.SSLError as cause:
+            raise requests.exceptions.SSLError("wrapped") from cause
 
-    monkeypatch.setattr(transfer.urllib.request.OpenerDirector, "open", refuse)
+    monkeypatch.setattr(requests.Session, "send", refuse)
     with pytest.raises(DownloadError, match=r"could not be trusted.*self-signed.*clock"):
         get(server, tmp_path)
     assert len(calls) == 1
@@ -228,11 +236,14 @@ def test_certificates_are_verified_whatever_the_process_default(
 ) -> None:
     # Some libraries replace the default of the whole process by a context that checks nothing.
     monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # which would be looked at first
+        monkeypatch.delenv(name, raising=False)
     one = transfer.Transfer("https://x", tmp_path / "x.part", None, None, 1.0, False, False)
-    handlers = [handler for handler in one.opener.handlers if hasattr(handler, "https_open")]
-    assert len(handlers) == 1
-    context = handlers[0]._context
-    assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
+    request = one.session.prepare_request(requests.Request("GET", one.url))
+    settings = one.session.merge_environment_settings(one.url, {}, None, None, None)
+    adapter: Any = one.session.get_adapter(one.url)
+    pool = adapter.get_connection_with_tls_context(request, settings["verify"])
+    assert pool.cert_reqs == "CERT_REQUIRED" and pool.assert_hostname is not False
 
 
 def test_full_disk_is_seen_before_the_download(

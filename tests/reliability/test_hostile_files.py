@@ -26,25 +26,25 @@ import torch
 from PIL import Image
 
 from cnsn.checkpoint import load_official, read_state_dict
-from data.cifar import SETS, read_cifar
-from data.corrupted_set import open_corrupted, origin_of
-from data.domain_folders import find_domains
-from data.domain_images import read_images
-from data.image_folder import list_images
-from data.imagenet_sets import _counts
-from data.records import read_record
-from data.segmentation import SourceAndTarget
-from data.segmentation_label_files import read_label
-from data.segmentation_layouts import _size, open_collection
-from data.segmentation_resized import write_resized
-from data.segmentation_sets import read_image, read_pair
-from data.segmentation_splits import read_split_file
-from data.text_glove import read_glove
-from data.text_imdb import read_imdb
-from data.text_sst2 import read_sst2
-from tasks.results import read_results
-from tasks.table_spec import Table
-from tasks.text_predict import Predictor
+from data.classification.cifar import SETS, read_cifar
+from data.corruptions.arrays import open_corrupted, origin_of
+from data.domains.folders import find_domains
+from data.domains.images import read_images
+from data.files import read_record
+from data.imagenet.folders import list_images
+from data.prepare.imagenet import _counts
+from data.prepare.segmentation import write_resized
+from data.segmentation.label_files import read_label
+from data.segmentation.layouts import _size, open_collection
+from data.segmentation.module import SourceAndTarget
+from data.segmentation.sets import read_image, read_pair
+from data.segmentation.splits import read_split_file
+from data.text.glove import read_glove
+from data.text.imdb import read_imdb
+from data.text.sst2 import read_sst2
+from tasks.engine.results import read_results
+from tasks.tables.spec import Table
+from tasks.text.predict import Predictor
 from tasks.visualize.exchange import read_photograph
 from tests.archive_bytes import special, tar_bytes, zip_bytes
 from tests.fakes import reviews, write_domains, write_imagenet, write_imdb

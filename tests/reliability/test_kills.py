@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tasks.checkpoint_io import damage_of
+from tasks.runs.checkpoints import damage_of
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import checkpoint, differing, options, training_of
 from tests.reliability.steps import OPTION, VARIABLE, noted

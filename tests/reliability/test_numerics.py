@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cnsn import CrossNorm, SelfNorm
 from cnsn.functional import cross_norm, instance_stats
-from tasks.classification import main
-from tasks.numerics import SKIPPED_IN_A_ROW, NonFiniteError, WatchClasses, WatchNumbers
+from tasks.classification.module import main
+from tasks.runs.nonfinite import SKIPPED_IN_A_ROW, NonFiniteError, WatchClasses, WatchNumbers
 from tests.reliability import poisoned
 
 STOPS = pytest.mark.promise("a loss or gradient that is not finite stops, or is left out, by name")
@@ -181,7 +181,7 @@ def test_a_run_that_skips_everything_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert SKIPPED_IN_A_ROW == 20
-    monkeypatch.setattr("tasks.numerics.SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("tasks.runs.nonfinite.SKIPPED_IN_A_ROW", 3)
     watch = WatchNumbers("skip", tmp_path / "last.ckpt")
     with pytest.warns(UserWarning), pytest.raises(NonFiniteError, match=r"4 steps in a row"):
         fit(tmp_path, Model(nan_at(*range(3, 9))), watch, enable_checkpointing=False)

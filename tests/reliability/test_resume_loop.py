@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from data.images import ImageTensor
 from data.loading import ResumableDataModule, TrainLoader
-from tasks.checkpoint_callbacks import ExactResume, may_save
+from tasks.runs.resume import ExactResume, may_save
 
 pytestmark = pytest.mark.promise("a stopped run resumes where it was, mid-epoch and at its end")
 Event = tuple[str, int]

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.classification import CIFAR, Digits
-from data.domains import DomainPair
-from data.imagenet import ImageNet
-from data.segmentation import SourceAndTarget
-from data.text import IMDbToSST2
-from tasks.checkpoint_io import write_checkpoint
-from tasks.same_run import SameRun
+from data.classification.cifar import CIFAR
+from data.classification.digits import Digits
+from data.domains.module import DomainPair
+from data.imagenet.module import ImageNet
+from data.segmentation.module import SourceAndTarget
+from data.text.module import IMDbToSST2
+from tasks.runs.checkpoints import write_checkpoint
+from tasks.runs.same_run import SameRun
 from tests.fakes import reviews, write_cifar, write_domains, write_imagenet, write_imdb, write_sst2
 from tests.reliability.faults import Fault
 from tests.reliability.launcher import Launcher

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.progress import Curves
-from tasks.wandb_logger import _identity
+from tasks.dashboards.logger import _identity
+from tasks.engine.progress import Curves
 from tests.reliability.launcher import Launcher
 from tests.reliability.runs import options, results_of, run_directory, succeeded
 

@@ -38,8 +38,9 @@ def test_few_open_files_are_said(warm: Launcher, kind: str) -> None:
     for files in (4, 6, 8, 9, 11, 13, 20):
         process = warm.call(READ, kind, files, False, None)
         process.wait(timeout=60)
-        said = process.output().strip().splitlines()[-1]
-        assert said.startswith(SENTENCE) and "`ulimit -n 4096`" in said, process.output()
+        # What torch's own clean-up of the workers that did start may print stands behind it.
+        (said,) = (s for s in process.output().splitlines() if s.startswith(SENTENCE))
+        assert "`ulimit -n 4096`" in said
 
 
 def test_more_open_files_are_asked_for_where_the_system_has_them(warm: Launcher) -> None:
@@ -64,7 +65,9 @@ def test_a_killed_worker_is_one_sentence(warm: Launcher, data: Path, tmp_path: P
     command = ["fit", *options("text", data, tmp_path), "--data.workers=1"]
     process = warm.run("text", command, Fault("loader", 3, "SIGKILL"))
     assert process.code == 1 and "Traceback" not in process.output()
-    assert "is killed by signal: Killed" in process.output()
+    # Torch asks its workers, or finds their pipe closed, whichever comes first.
+    said = ("is killed by signal: Killed", "exited unexpectedly")
+    assert any(words in process.output() for words in said), process.output()
     assert "take fewer `--data.workers`" in process.output()
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from cnsn import CNSNSpec, CrossNorm
-from data import classification, domains, draws, fixmatch, loading, segmentation, text
-from data.augmentations import CutMix, Cutout, Mixup
+from data import classification, domains, fixmatch, loading, segmentation, text
+from data.augmentations.steps import CutMix, Cutout, Mixup
 from data.loading import ResumableDataModule
-from tasks.base import CNSNModule, CrossNormTraining
-from tasks.optim import OptimizerSpec
+from tasks.engine.base import CNSNModule, CrossNormTraining
+from tasks.engine.optim import OptimizerSpec
 
 pytestmark = pytest.mark.promise(
     "global batches, their order and augmentation do not depend on the number of processes"
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.promise(
 
 
 def as_process(patch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    for module in (loading, domains, draws, segmentation, text):
+    for module in (loading, domains.module, segmentation.module, text.module):
         patch.setattr(module, "process_rank", lambda: (rank, world))
 
 

@@ -6,7 +6,8 @@ import os
 import signal
 from typing import Any
 
-from tasks import processes, text
+from tasks import text
+from tasks.runs import processes
 from tests.reliability.faults import Fault, Patches
 from tests.reliability.launcher import _forget_parents_rank
 

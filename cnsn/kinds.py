@@ -1,0 +1,56 @@
+"""What can be inserted: a row for each layer.
+
+A further layer is a file in cnsn/layers/, with a class on one of the two bases there, and a row
+here; :class:`cnsn.CNSNSpec` then takes its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from cnsn.layers import CrossNorm, Gate, Restyling, SelfNorm
+
+__all__ = ["GATES", "RESTYLINGS", "Insertable", "choose"]
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Insertable(Generic[Layer]):
+    """One layer.
+
+    Args:
+        layer: its class.
+        options: the fields of :class:`cnsn.CNSNSpec` that it takes, as keywords of their names.
+    """
+
+    layer: type[Layer]
+    options: tuple[str, ...] = ()
+
+    def build(self, spec: Any, *args: Any) -> Layer:
+        """A new layer with the options of `spec`."""
+        return self.layer(*args, **{name: getattr(spec, name) for name in self.options})
+
+
+# What acts while training, when it is switched on.
+RESTYLINGS: dict[str, Insertable[Restyling]] = {
+    "crossnorm": Insertable(CrossNorm, ("crop", "beta", "min_area")),
+}
+# What always acts; the class takes the number of channels first.
+GATES: dict[str, Insertable[Gate]] = {
+    "selfnorm": Insertable(SelfNorm, ("two_sided",)),
+}
+
+
+def choose(table: dict[str, Insertable[Layer]], field: str, name: str) -> Insertable[Layer]:
+    """The row of `table` that the option `field` names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in table:
+        raise ValueError(f"Expected `{field}` to be one of {tuple(table)}, but got {name!r}.")
+    return table[name]

@@ -1,0 +1,1 @@
+"""Images drawn from a seed: road scenes and domains."""

@@ -1,0 +1,1 @@
+"""``python -m data.prepare``: download, check and unpack, or make, a data set."""

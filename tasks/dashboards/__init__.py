@@ -1,0 +1,1 @@
+"""Weights & Biases: the logger, and workspaces by ``python -m tasks.dashboards``."""

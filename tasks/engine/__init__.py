@@ -1,0 +1,1 @@
+"""What every task shares: the module's base, command line, trainer, records."""
