@@ -1,7 +1,7 @@
 """Commands that start in a moment: forks of one process that has imported what they all import.
 
-    with Warm(["tasks.classification"], environment) as warm:
-        process = warm.start([sys.executable, "-m", "tasks.classification", "fit"], log=path)
+    with Warm(["package"], environment) as warm:
+        process = warm.start([sys.executable, "-m", "package", "argument"], log=path)
         code = process.wait()
 
 Where several short trainings run on a CPU, half of their time is imports. A fork is otherwise the
