@@ -11,23 +11,26 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from filelock import Timeout
 
 from data.errors import NO_DATA
 from data.locks import Lock
+from tasks import ROOT
+from tasks.runs.warm import Forked, Warm
 from tasks.tables.states import Places, Run, State, measured, row_states, runs_of
 from tasks.tables.time_left import TimeLeft
 
 __all__ = ["Places", "Run", "State", "row_states", "run_all", "runs_of", "slurm_submit"]
-
-from tasks import ROOT
 
 INTERRUPTED = 130
 # Exit codes after which another attempt would end the same way.
@@ -45,23 +48,41 @@ class Processes:
     task that hears of it twice ends without saving. So children are in groups of their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warm: Warm | None = None) -> None:
         self.stopped = threading.Event()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._warm = warm
+        self._running: set[subprocess.Popen[bytes] | Forked] = set()
         self._lock = threading.Lock()
 
-    def run(self, command: Sequence[str], **options: Any) -> int:
-        """The exit code of a command; INTERRUPTED where it may no longer start."""
+    def run(self, command: Sequence[str], log: Path | None, env: Mapping[str, str]) -> int:
+        """The exit code of a command; INTERRUPTED where it may no longer start.
+
+        Its output goes to the end of `log`, or to the terminal.
+        """
         with self._lock:
             if self.stopped.is_set():
                 return INTERRUPTED
-            process = subprocess.Popen(command, start_new_session=True, **options)
+            process = self._start(command, log, env)
             self._running.add(process)
         try:
             return process.wait()
+        except OSError:  # Whoever started it was killed; it may still run, and its lock says so.
+            return 1
         finally:
             with self._lock:
                 self._running.discard(process)
+
+    def _start(
+        self, command: Sequence[str], log: Path | None, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes] | Forked:
+        if self._warm is not None and log is not None and command[1] == "-m":
+            with suppress(OSError):  # it was killed: what it saves is only time
+                return self._warm.start(command, log=log, env=env)
+        with open(log or os.devnull, "a") as file:
+            output = None if log is None else file
+            return subprocess.Popen(
+                command, start_new_session=True, env=env, stdout=output, stderr=output
+            )
 
     def interrupt(self) -> None:
         """Start no more, and let those that run save and end."""
@@ -115,7 +136,8 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
     for slot in gpus or [None] * jobs:  # type: ignore[list-item]
         slots.put(slot)
     workers = slots.qsize()
-    processes = Processes()
+    warm = _warm(waiting, workers) if workers > 1 and not gpus else None
+    processes = Processes(warm)
     ahead = TimeLeft(len(waiting), workers)
 
     def work(run: Run) -> int:
@@ -133,7 +155,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
 
     # One run alone shows its own progress in the terminal.
     beating = ahead.beating(_say) if workers > 1 and waiting else nullcontext()
-    with interruptible(), beating, ThreadPoolExecutor(workers) as pool:
+    with interruptible(), warm or nullcontext(), beating, ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, run) for run in waiting]
         try:
             codes = [future.result() for future in futures]
@@ -141,6 +163,14 @@ def run_all(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str], retries: int
             _end(processes, futures)
             raise
     return failed + [run.title for run, code in zip(waiting, codes, strict=True) if code]
+
+
+def _warm(runs: Sequence[Run], workers: int) -> Warm | None:
+    """What short runs on a CPU start from; with a device in use no process may fork."""
+    if len(runs) < 2 or sys.platform != "linux" or torch.cuda.is_available():
+        return None
+    modules = {f"tasks.{run.table.task}" for run in runs}
+    return Warm(["tasks.engine.cli", *sorted(modules)], _environment(None, workers))
 
 
 def _end(processes: Processes, futures: Sequence[Future[int]]) -> None:
@@ -192,22 +222,25 @@ def _acquired(lock: Lock, patient: bool, processes: Processes) -> Lock:
 def _train_and_test(run: Run, gpu: str | None, workers: int, processes: Processes) -> int:
     """Both commands; several at once share the cores and write to a log each."""
     # Started where the runner is, so that relative places are the same for both.
+    environment = _environment(gpu, workers)
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    run.failure.unlink(missing_ok=True)
+    code = 0
+    for command in run.commands():
+        if code == 0:
+            code = processes.run(command, run.log if workers > 1 else None, environment)
+    if code and not _was_stopped(code):
+        run.failure.touch()
+    return code
+
+
+def _environment(gpu: str | None, workers: int) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": _path()}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if workers > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    run.failure.unlink(missing_ok=True)
-    code = 0
-    with run.log.open("a") as log:
-        output = log if workers > 1 else None
-        for command in run.commands():
-            if code == 0:
-                code = processes.run(command, env=environment, stdout=output, stderr=output)
-    if code and not _was_stopped(code):
-        run.failure.touch()
-    return code
+    return environment
 
 
 def _path() -> str:

@@ -238,7 +238,8 @@ def test_interrupted_download_continues(
 def test_killed_download_continues(server: Server, tmp_path: Path, add: Any) -> None:
     server.slow = True
     script = (
-        "import sys; from tests.data.prepare import test_prepare as t; from data.prepare import __main__ as prepare; "
+        "import sys; from tests.data.prepare import test_prepare as t; "
+        "from data.prepare import __main__ as prepare; "
         "prepare.SETS['small'] = t.entry(); "
         "prepare.main(sys.argv[1:], allow_local_http=True)"
     )

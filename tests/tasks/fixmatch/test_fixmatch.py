@@ -340,7 +340,7 @@ def test_two_processes_share_the_batches_of_one(tmp_path: Path, root: Path) -> N
 @pytest.mark.parametrize(
     ("option", "parts"),
     [
-        ("--data=data.classification.Digits", ["`data`", "data.fixmatch", "classification.digits.Digits"]),
+        ("--data=data.classification.Digits", ["`data`", "data.fixmatch", "digits.Digits"]),
         ("--data.labels=9", ["`labels`", "at least 10", "9"]),
         ("--data.labels=1201", ["`labels`", "at most 1200", "1201"]),
         ("--data.labels=1200", ["training images of class"]),
