@@ -109,9 +109,12 @@ def _texts(root: Path) -> None:
     write_sst2(root, n=8, splits=("train", "dev", "test"))
 
 
+DIGITS = ("mnist", "optdigits")
+
+
 def _domains(root: Path) -> None:
     counts = {"a": 4, "b": 5}
-    for names in (("amazon", "webcam"), ("photo", "art_painting"), ("plain", "dim")):
+    for names in (("amazon", "webcam"), ("photo", "art_painting"), ("plain", "dim"), DIGITS):
         write_domains(root / names[0], dict.fromkeys(names, counts))
 
 
@@ -153,6 +156,7 @@ DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "amazon": (_domains, ["--data.root={root}/amazon", *PAIR]),
     "photo": (_domains, ["--data.root={root}/photo", *PAIR]),
     "plain": (_domains, ["--data.root={root}/plain", *PAIR]),
+    "mnist": (_domains, ["--data.root={root}/mnist", *PAIR]),
     "scenes": (_segmentation, SCENES),
 }
 TINY = ("--model.network.init_args.depth=10", "--model.network.init_args.width=1")
@@ -196,6 +200,8 @@ CASES = (
          row="NarrowResNet-10/photo_to_art_painting/SN", data="photo", options=LIGHT),
     Case(task="adaptation", table="studies/domains.yaml",
          row="NarrowResNet-10/plain_to_dim/DANN+CNSN", data="plain", options=LIGHT),
+    Case(task="adaptation", table="studies/digit_domains.yaml",
+         row="WideResNet-10-1/mnist_to_optdigits/CN_in_stages_1-2", data="mnist"),
     # What no table's chosen row has.
     Case(task="classification", files=("cifar10.yaml", "nets/wide_resnet.yaml"), data="cifar10",
          slow=True),

@@ -31,7 +31,13 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
 
 
 def crop_and_flip(
-    images: Tensor, index: Tensor, *, seed: int, size: int, min_area: float = 1.0
+    images: Tensor,
+    index: Tensor,
+    *,
+    seed: int,
+    size: int,
+    min_area: float = 1.0,
+    flip: bool = True,
 ) -> Tensor:
     """A random crop of each image, flipped with probability 1/2, per sample, in batch.
 
@@ -43,6 +49,7 @@ def crop_and_flip(
         min_area: 1 crops `size` x `size` pixels; below it, a box of an area uniform in
             [min_area, 1] of the image and an aspect ratio in [3/4, 4/3] is resized to them, as by
             torchvision's RandomResizedCrop (bilinear; a side too long is cut, not drawn again).
+        flip: whether any is flipped.
 
     Returns:
         uint8 (B, C, size, size).
@@ -59,9 +66,9 @@ def crop_and_flip(
         box_height = box_width = torch.full_like(uniform[:, 0], size)
     top = (uniform[:, 2] * (height - box_height + 1)).floor()
     left = (uniform[:, 3] * (width - box_width + 1)).floor()
-    flip = torch.where(uniform[:, 4] < 0.5, -1.0, 1.0)
-    rows = _positions(top, box_height, torch.ones_like(flip), size, height)
-    columns = _positions(left, box_width, flip, size, width)
+    direction = torch.where(uniform[:, 4] < (0.5 if flip else 0.0), -1.0, 1.0)
+    rows = _positions(top, box_height, torch.ones_like(direction), size, height)
+    columns = _positions(left, box_width, direction, size, width)
     grid = torch.stack(
         [
             columns[:, None, :].expand(batch, size, size),

@@ -112,6 +112,8 @@ class DomainPair(ResumableDataModule):
         resize: side in pixels that images are resized to.
         crop: side of the random crop in training and of the middle one in the test.
         min_area: below 1, training crops boxes of at least this area and resizes them to `crop`.
+        flip: training images are mirrored with probability 1/2; not where left and right matter,
+            as in digits.
         mean: of the input normalisation, in [0, 1], by channel.
         std: of the input normalisation, by channel.
 
@@ -133,6 +135,7 @@ class DomainPair(ResumableDataModule):
         resize: int = 256,
         crop: int = 224,
         min_area: float = 1.0,
+        flip: bool = True,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
         **options: Any,
@@ -145,7 +148,7 @@ class DomainPair(ResumableDataModule):
             raise ValueError(f"Expected `min_area` to be in (0, 1], but got {min_area}.")
         self.root = domains_root(root, name)
         self.source, self.target, self.set_name = source, target, name
-        self.resize, self.crop, self.min_area = resize, crop, min_area
+        self.resize, self.crop, self.min_area, self.flip = resize, crop, min_area, flip
         self.mean, self.std = check_statistics(mean, std)
         # Already here, so that wrong names are refused before a network is built.
         self.files = pair_of(self.root, source, target)
@@ -236,7 +239,12 @@ class DomainPair(ResumableDataModule):
         for images, index in (("image", "index"), ("target", "target_index")):
             seed = derive_seed(self.seed, "augmentation", images, batch["number"])
             cut = crop_and_flip(
-                batch[images], batch[index], seed=seed, size=self.crop, min_area=self.min_area
+                batch[images],
+                batch[index],
+                seed=seed,
+                size=self.crop,
+                min_area=self.min_area,
+                flip=self.flip,
             )
             batch[images] = normalise(cut, self.mean, self.std)
         return batch

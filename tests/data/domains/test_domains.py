@@ -144,6 +144,11 @@ def test_plain_crops_are_windows_of_the_image() -> None:
     # A sample's crop does not depend on the batch that it is in.
     assert torch.equal(out[7:9], crop_and_flip(images[7:9], torch.tensor([7, 8]), seed=3, size=6))
     assert not torch.equal(out, crop_and_flip(images, torch.arange(40), seed=4, size=6))
+    # Without flips, the same places, none of them mirrored.
+    plain = crop_and_flip(images, torch.arange(40), seed=3, size=6, flip=False)
+    same = [torch.equal(a, b) for a, b in zip(out, plain, strict=True)]
+    mirrored = [torch.equal(a.flip(2), b) for a, b in zip(out, plain, strict=True)]
+    assert {*same} == {True, False} and all(a or b for a, b in zip(same, mirrored, strict=True))
 
 
 def test_resized_crops_have_the_areas_and_ratios_asked_for() -> None:
