@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +26,8 @@ from tasks.engine.results import read_results
 from tasks.tables.lines import gather, stands
 from tasks.tables.spec import Row, Table
 from tests.command_line import stop_and_resume
+from tests.reliability.launcher import Launcher
+from tests.reliability.together import finished, together
 
 SOURCE = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TARGET = 3 * torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)) + 2
@@ -401,18 +401,12 @@ def test_the_configuration_of_office31_trains(tmp_path: Path, root: Path) -> Non
     assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-5
 
 
-def test_two_processes_test_like_one(tmp_path: Path, root: Path) -> None:
+def test_two_processes_test_like_one(tmp_path: Path, root: Path, warm: Launcher) -> None:
     """Each trains on its share of the same batches; statistics and predictions are pooled."""
     arguments = options(root, tmp_path, *ALL[:2], "--model.batch_norm=reestimated")
     arguments += ["--data.eval_batch_size=12"]
-
-    def launch(action: str, *more: str) -> None:
-        command = [sys.executable, "-m", "tasks.adaptation", action, *arguments, *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, env=environment, check=True, timeout=200)
-
-    launch("fit", "--trainer.strategy=ddp", "--trainer.devices=2")
-    launch("test", "--trainer.strategy=ddp", "--trainer.devices=2")
+    for action in ("fit", "test"):
+        finished(together(warm, "adaptation", [action, *arguments]))
     main(["test", *arguments])
     parallel, alone = read_results(tmp_path / "results" / "adaptation.jsonl")
     assert sum(map(sum, parallel["confusion"])) == 24

@@ -25,6 +25,8 @@ from tasks.engine.results import is_final, read_results
 from tasks.runs.directory import RunDirectory
 from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import write_cifar
+from tests.reliability.launcher import Launcher
+from tests.reliability.together import TWO, finished, together
 
 DIGITS = [
     "--config=configs/digits.yaml",
@@ -247,21 +249,17 @@ def test_dashboard_logger_writes_to_disk_without_a_key(
     assert list(directory.glob("metrics/version_0/metrics.csv"))
 
 
-def test_two_processes_equal_one(tmp_path: Path, root: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path, root: Path, warm: Launcher) -> None:
     """Same global batches, same losses at the start, the same evaluation of the same weights."""
     options = [*DIGITS, "--trainer.max_steps=4", "--trainer.max_epochs=null"]
     options += ["--data.batch_size=100", "--trainer.log_every_n_steps=1"]
-    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    # As a user starts it, Lightning starting the second process.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def launch(action: str, *more: str) -> None:
-        arguments = command(action, *options, *places(tmp_path), *more)
-        subprocess.run(arguments, cwd=root, env=environment, check=True, timeout=200)
-
-    launch("fit", *two)
-    corrupted = "--data.corruptions=[contrast]"
-    launch("test", corrupted, *two)
-    launch("test", corrupted)
+    fit = command("fit", *options, *places(tmp_path), *TWO)
+    subprocess.run(fit, cwd=root, env=environment, check=True, timeout=200)
+    test = ["test", *options, *places(tmp_path), "--data.corruptions=[contrast]"]
+    finished(together(warm, "classification", test))
+    finished([warm.start("classification", test)])
     parallel, alone = read_results(tmp_path / "results" / "classification.jsonl")
     assert [c["n"] for c in parallel["conditions"]] == [597] * 6
     for a, b in zip(parallel["conditions"], alone["conditions"], strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -32,6 +31,8 @@ from tasks.tables.runner import Run
 from tasks.tables.spec import Table
 from tests.command_line import places, stop_and_resume
 from tests.fakes import write_cifar
+from tests.reliability.launcher import Launcher
+from tests.reliability.together import finished, together
 
 DIGITS = [
     "--config=configs/fixmatch_digits.yaml",
@@ -314,17 +315,10 @@ def test_a_run_does_not_resume_with_other_images(
     assert "labelled images to be those of the checkpoint" in str(stop.value.code)
 
 
-def test_two_processes_share_the_batches_of_one(tmp_path: Path, root: Path) -> None:
+def test_two_processes_share_the_batches_of_one(tmp_path: Path, warm: Launcher) -> None:
     options = [*DIGITS, "--trainer.max_epochs=1", "--data.steps_per_epoch=4"]
     options += ["--trainer.log_every_n_steps=1", "--data.corruptions=[]"]
-    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def launch(action: str, *more: str) -> None:
-        arguments = [sys.executable, "-m", "tasks.fixmatch", action, *options, *places(tmp_path)]
-        subprocess.run([*arguments, *more], cwd=root, env=environment, check=True, timeout=600)
-
-    launch("fit", *two)
+    finished(together(warm, "fixmatch", ["fit", *options, *places(tmp_path)]))
     main(["test", *options, *places(tmp_path)])
     (record,) = read_results(tmp_path / "results" / "fixmatch.jsonl")
     assert record["conditions"][0]["n"] == 597

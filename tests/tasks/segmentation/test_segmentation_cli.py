@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,8 @@ from tasks.segmentation.networks import SmallFPN
 from tasks.segmentation.overlays import main as compare
 from tasks.tables.spec import Table
 from tests.command_line import refusal, stop_and_resume
+from tests.reliability.launcher import Launcher
+from tests.reliability.together import finished, together
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 from tests.tasks.segmentation.test_segmentation import METHOD
 
@@ -313,17 +312,10 @@ def test_the_auxiliary_head_and_other_flags_train(tmp_path: Path, sets: Path) ->
     assert (directory / "pictures" / "epoch_0001.png").is_file()
 
 
-def in_two_processes(action: str, options: list[str], root: Path) -> None:
-    command = [sys.executable, "-m", "tasks.segmentation", action, *options]
-    command += ["--trainer.strategy=ddp", "--trainer.devices=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
-
-
-def test_two_processes_score_the_same_pixels(tmp_path: Path, sets: Path, root: Path) -> None:
+def test_two_processes_score_the_same_pixels(tmp_path: Path, sets: Path, warm: Launcher) -> None:
     options = [*SCENES, *CNSN, *places(tmp_path, sets), "--trainer.max_epochs=1"]
     main(["fit", *options])
-    in_two_processes("test", options, root)
+    finished(together(warm, "segmentation", ["test", *options]))
     path = run_directory(tmp_path) / "confusion.json"
     parallel = json.loads(path.read_text())
     assert np.sum(parallel["confusion"]["source"]) == 2 * (24 * 32 - 9)
@@ -336,9 +328,9 @@ def test_two_processes_score_the_same_pixels(tmp_path: Path, sets: Path, root: P
 
 
 @pytest.mark.slow
-def test_two_processes_train(tmp_path: Path, sets: Path, root: Path) -> None:
+def test_two_processes_train(tmp_path: Path, sets: Path, warm: Launcher) -> None:
     options = [*SCENES, *CNSN, *places(tmp_path, sets)]
-    in_two_processes("fit", options, root)
+    finished(together(warm, "segmentation", ["fit", *options]))
     state = final_state(tmp_path)
     assert state["global_step"] == 4
     assert all(value.isfinite().all() for value in state["state_dict"].values())
