@@ -1,4 +1,4 @@
-"""The Triton kernels against the CPU's, run by Triton's interpreter: `python -m` this.
+"""The Triton kernels against the CPU's, run by Triton's interpreter: `python -m` this [--quick].
 
 Not collected: the interpreter is chosen by an environment variable before Triton is imported.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,11 +225,12 @@ def check_launches() -> None:
         assert launches(layer, x) == [(n, []) for n in LAUNCHES[name]], (name, launches(layer, x))
 
 
-def main() -> None:
+def main(quick: bool) -> None:
     torch.manual_seed(0)
     # Small tiles, so that there are several, and parts to put together.
     launch.TILE = 128
-    cases = list(itertools.product(SHAPES, (torch.float32,), (False, True)))
+    shapes = SHAPES[:1] + SHAPES[3:] if quick else SHAPES
+    cases = list(itertools.product(shapes, (torch.float32,), (False, True)))
     for shape, dtype, last in [*cases, (SHAPES[0], torch.bfloat16, False)]:
         layout = torch.channels_last if last else torch.contiguous_format
         x = torch.randn(shape) + 100 * torch.randn(*shape[:2], 1, 1)
@@ -243,11 +245,12 @@ def main() -> None:
     assert launch.Launch(x, None).tiles <= 3
     check(x, dy, None, None)
     backend, autograd.backend = autograd.backend, lambda _: gpu
-    check_layers((4, 3, 5, 7), "channels_last", 1.0)
-    check_layers((3, 2, 20, 30), "contiguous", 1e3)
     check_layers((3, 3, 9), "strided", 30.0)
+    if not quick:
+        check_layers((4, 3, 5, 7), "channels_last", 1.0)
+        check_layers((3, 2, 20, 30), "contiguous", 1e3)
+        check_far_elements()
     test_fast.test_the_mean_s_rounding_error_is_made_good()
-    check_far_elements()
     check_second_order()
     check_launches()
     autograd.backend = backend
@@ -255,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(quick="--quick" in sys.argv)

@@ -19,9 +19,10 @@ from cnsn.kernels.autograd import backend
 pytest.importorskip("triton")
 
 
-def test_arithmetic_in_the_interpreter() -> None:
+@pytest.mark.parametrize("options", [["--quick"], pytest.param([], marks=pytest.mark.slow)])
+def test_arithmetic_in_the_interpreter(options: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.cnsn.kernels.interpreted"],
+        [sys.executable, "-m", "tests.cnsn.kernels.interpreted", *options],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +26,8 @@ from tasks.text.metrics import summarise, wilson_interval
 from tasks.text.module import Text, main
 from tests.command_line import places, refusal, stop_and_resume
 from tests.fakes import reviews, write_imdb, write_sst2
+from tests.reliability.launcher import Launcher
+from tests.reliability.together import finished, together
 
 SMALL = [
     "--config=configs/sst2.yaml",
@@ -140,18 +140,11 @@ def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
         torch.testing.assert_close(one[key], two[key], rtol=0, atol=0)
 
 
-def test_two_processes_equal_one(sets: list[str], tmp_path: Path, root: Path) -> None:
+def test_two_processes_equal_one(sets: list[str], tmp_path: Path, warm: Launcher) -> None:
     """The same global batches and weights; after each epoch every text is judged once."""
     # Without SelfNorm, whose batch statistics are each process's own, and without dropout.
     options = [*SMALL, *sets, "--model.network.init_args.dropout=0"]
-    two = ["--trainer.strategy=ddp", "--trainer.devices=2", *places(tmp_path / "two")]
-    subprocess.run(
-        [sys.executable, "-m", "tasks.text", "fit", *options, *two],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
+    finished(together(warm, "text", ["fit", *options, *places(tmp_path / "two")]))
     main(["fit", *options, *places(tmp_path / "one")])
     one, other = (load(last(tmp_path / name)) for name in ("one", "two"))
     assert one["global_step"] == other["global_step"] == 8
