@@ -112,7 +112,7 @@ def insert(net: Net, spec: CNSNSpec) -> Net:
     if spec.selfnorm or not spec.image:
         for block, stage in blocks:
             if spec.stages is None or stage in spec.stages:
-                _equip(block, spec)
+                _equip(net, block, spec)
     return net
 
 
@@ -173,10 +173,12 @@ def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
     """Blocks that have sites or can get them, each with its stage's number, from 1.
 
     The stage is the container that holds the block (``layer1``, ``block1.layer``, ...), or what
-    lies between two poolings of a chain.
+    lies between two poolings of a chain. Where all blocks lie in one container, a family may say
+    that one which lowers the resolution begins a stage.
     """
     blocks: list[tuple[Block, int]] = []
     stages: dict[tuple[str, int], int] = {}
+    count = 0
     for name, module in net.named_modules():
         found: list[tuple[Block, tuple[str, int]]] = []
         if isinstance(module, SitedChain):
@@ -184,7 +186,11 @@ def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
         elif isinstance(module, SitedBlock) or sited_type(module):
             found = [(module, (name.rpartition(".")[0], 0))]
         for block, place in found:
-            blocks.append((block, stages.setdefault(place, len(stages) + 1)))
+            sited = None if isinstance(block, ChainUnit) else _sited(block)
+            if place not in stages or (sited is not None and sited.starts_stage(block)):
+                count += 1
+                stages[place] = count
+            blocks.append((block, stages[place]))
     return blocks
 
 
@@ -216,39 +222,43 @@ def _check_blocks(net: nn.Module, blocks: list[tuple[Block, int]], spec: CNSNSpe
         raise ValueError(f"Expected `stages` to be from 1 to {last}, but got {spec.stages}.")
 
 
-def _site_names(block: Block) -> tuple[str, ...]:
-    if isinstance(block, SitedBlock | ChainUnit):
-        return block.SITES
-    sited = sited_type(block)
+def _sited(block: nn.Module) -> type[SitedBlock]:
+    """The class of the block, once it has sites."""
+    sited = type(block) if isinstance(block, SitedBlock) else sited_type(block)
     assert sited is not None
-    return sited.SITES
+    return sited
 
 
-def _equip(block: Block, spec: CNSNSpec) -> None:
-    if not isinstance(block, SitedBlock | ChainUnit):
-        sited = sited_type(block)
-        assert sited is not None
-        block.__class__ = sited
-    assert isinstance(block, SitedBlock | ChainUnit)
+def _site_names(block: Block) -> tuple[str, ...]:
+    return block.SITES if isinstance(block, ChainUnit) else _sited(block).sites_in(block)
+
+
+def _equip(net: nn.Module, block: Block, spec: CNSNSpec) -> None:
+    sites, layout = _site_names(block), {}
+    if not isinstance(block, ChainUnit):
+        if not isinstance(block, SitedBlock):
+            block.__class__ = _sited(block)
+        assert isinstance(block, SitedBlock)
+        layout = block.layout(net)
     apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
-    if apart and not spec.image and spec.cn_position in block.SITES:
-        block.put(spec.cn_position, _new_crossnorm(spec).train(block.host.training))
-    if spec.position not in block.SITES:
+    if apart and not spec.image and spec.cn_position in sites:
+        block.put(spec.cn_position, _new_crossnorm(spec, layout).train(block.host.training))
+    if spec.position not in sites:
         return
     gate = None
     if spec.selfnorm:
         channels = block.site_channels()[spec.position]
         reference = next(block.host.parameters())
-        gate = GATES[spec.gate].build(spec, channels)
+        gate = GATES[spec.gate].build(spec, channels, **layout)
         gate.to(device=reference.device, dtype=reference.dtype)
-    crossnorm = _new_crossnorm(spec) if spec.crossnorm and not apart else None
+    crossnorm = _new_crossnorm(spec, layout) if spec.crossnorm and not apart else None
     if gate is not None or crossnorm is not None:
         layers = CNSN(crossnorm=crossnorm, selfnorm=gate)
         block.put(spec.position, layers.train(block.host.training))
 
 
-def _new_crossnorm(spec: CNSNSpec) -> Restyling:
-    return RESTYLINGS[spec.restyle].build(spec)
+def _new_crossnorm(spec: CNSNSpec, layout: dict[str, int]) -> Restyling:
+    return RESTYLINGS[spec.restyle].build(spec, **layout)
 
 
 def _equip_input(net: nn.Module, spec: CNSNSpec) -> None:
@@ -261,7 +271,7 @@ def _equip_input(net: nn.Module, spec: CNSNSpec) -> None:
     # Whatever is in a chain would be called by it.
     while isinstance(net, nn.Sequential):
         net = net[0]
-    net.image_crossnorm = _new_crossnorm(spec).train(net.training)
+    net.image_crossnorm = _new_crossnorm(spec, {}).train(net.training)
     net.register_forward_pre_hook(_exchange_input)
 
 

@@ -30,9 +30,9 @@ class Insertable(Generic[Layer]):
     layer: type[Layer]
     options: tuple[str, ...] = ()
 
-    def build(self, spec: Any, *args: Any) -> Layer:
-        """A new layer with the options of `spec`."""
-        return self.layer(*args, **{name: getattr(spec, name) for name in self.options})
+    def build(self, spec: Any, *args: Any, **layout: int) -> Layer:
+        """A new layer with the options of `spec`, and those of the layout of its maps."""
+        return self.layer(*args, **{name: getattr(spec, name) for name in self.options}, **layout)
 
 
 # What acts while training, when it is switched on.

@@ -39,11 +39,17 @@ class SitedBlock(nn.Module):
 
     Attributes:
         SITES: the names that its forward passes, in order.
+        channel_dim: the dimension of the channels at its sites: 1, or -1 of maps (B, H, W, C) and
+            tokens (B, N, C).
+        prefix_tokens: how many tokens before the others are no part of the map, such as a class
+            token.
         cnsn, cnsn_site: the inserted layers and where they act; None before insertion.
         crossnorm, crossnorm_site: CrossNorm where it sits at another site than SelfNorm.
     """
 
     SITES: ClassVar[tuple[str, ...]] = RESIDUAL_SITES
+    channel_dim: int = 1
+    prefix_tokens: int = 0
     cnsn_site: str | None = None
     crossnorm_site: str | None = None
     cnsn: CNSN
@@ -70,6 +76,27 @@ class SitedBlock(nn.Module):
     def site_channels(self) -> Mapping[str, int]:
         """Number of channels at each site."""
         raise NotImplementedError
+
+    @classmethod
+    def sites_in(cls, block: nn.Module) -> tuple[str, ...]:
+        """Those of `SITES` that this very block passes, be it converted or not yet."""
+        return cls.SITES
+
+    @classmethod
+    def starts_stage(cls, block: nn.Module) -> bool:
+        """Whether a stage begins with this block, though the one before lies in its container."""
+        return False
+
+    def layout(self, net: nn.Module) -> dict[str, int]:
+        """The layers' options that say how maps lie at the sites of this block of `net`."""
+        options = {"channel_dim": self.channel_dim, "prefix_tokens": self.prefix_tokens}
+        plain = {"channel_dim": 1, "prefix_tokens": 0}
+        return {name: value for name, value in options.items() if value != plain[name]}
+
+    @classmethod
+    def parts(cls) -> frozenset[str] | None:
+        """The children that its forward knows; None does not say."""
+        return None
 
     @property
     def host(self) -> nn.Module:

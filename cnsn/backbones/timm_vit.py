@@ -1,0 +1,57 @@
+"""timm's blocks of vision transformers (ViT, DeiT, DINO, ...), with tokens (B, N, C).
+
+Attention comes first, then a residual block with the sites around its linear layers; no activation
+follows the sum, thus no site `out`. Class and register tokens are no part of the map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import vision_transformer as vit
+from torch import Tensor, nn
+
+from cnsn.backbones import register_block
+from cnsn.backbones.residual import INNER_SITES, SitedResidual
+
+__all__ = ["SitedBlock", "SitedResPostBlock"]
+
+
+class _Tokens(SitedResidual):
+    SITES = INNER_SITES
+    OUT = "mlp"
+    DROP = "drop_path2"
+    channel_dim = -1
+
+    def layout(self, net: nn.Module) -> dict[str, int]:
+        """The tokens before the map are those that the transformer around the block puts there."""
+        for module in net.modules():
+            if isinstance(module, vit.VisionTransformer) and self in list(module.modules()):
+                self.prefix_tokens = module.num_prefix_tokens
+        return super().layout(net)
+
+
+class SitedBlock(_Tokens, vit.Block):
+    """Normalisation comes first."""
+
+    BRANCH = ("norm2", "mlp", "ls2")
+    OTHERS = ("norm1", "attn", "ls1", "drop_path1")
+
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        attention = self.ls1(self.attn(self.norm1(x), *args, **options))
+        return super().forward(x + self.drop_path1(attention))
+
+
+class SitedResPostBlock(_Tokens, vit.ResPostBlock):
+    """Normalisation comes last in each branch."""
+
+    BRANCH = ("mlp", "norm2")
+    OTHERS = ("attn", "norm1", "drop_path1")
+
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        attention = self.norm1(self.attn(x, *args, **options))
+        return super().forward(x + self.drop_path1(attention))
+
+
+register_block(vit.Block, SitedBlock)
+register_block(vit.ResPostBlock, SitedResPostBlock)
