@@ -110,8 +110,12 @@ class SitedPreactivation(SitedResidual):
 
 
 def _widths(layers: Iterable[nn.Module | None], side: str) -> list[int]:
-    """The channels that each layer within `layers` takes ("in") or gives ("out"), in order."""
-    parts = (part for layer in layers if layer is not None for part in layer.modules())
-    names = (f"{side}_channels", f"{side}_features")
-    found = (getattr(part, name, None) for part in parts for name in names)
-    return [channels for channels in found if isinstance(channels, int)]
+    """The channels that each layer in `layers` takes ("in") or gives ("out"), in order."""
+    widths: list[int] = []
+    for layer in layers:
+        own = getattr(layer, f"{side}_channels", getattr(layer, f"{side}_features", None))
+        if isinstance(own, int):
+            widths.append(own)
+        elif layer is not None:
+            widths += _widths(layer.children(), side)
+    return widths

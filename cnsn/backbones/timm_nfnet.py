@@ -43,4 +43,5 @@ class SitedNormFreeBlock(SitedPreactivation, nfnet.NormFreeBlock):
                 x = x * self.alpha
         return x
 
+
 register_block(nfnet.NormFreeBlock, SitedNormFreeBlock)

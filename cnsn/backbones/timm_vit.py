@@ -1,4 +1,4 @@
-"""timm's blocks of vision transformers (ViT, DeiT, DINO, ...), with tokens (B, N, C).
+"""timm's blocks of vision transformers (ViT, DeiT, DINO, relative ViT, ...), tokens (B, N, C).
 
 Attention comes first, then a residual block with the sites around its linear layers; no activation
 follows the sum, thus no site `out`. Class and register tokens are no part of the map.
@@ -9,12 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models import vision_transformer as vit
+from timm.models import vision_transformer_relpos as relative
 from torch import Tensor, nn
 
 from cnsn.backbones import register_block
 from cnsn.backbones.residual import INNER_SITES, SitedResidual
 
-__all__ = ["SitedBlock", "SitedResPostBlock"]
+__all__ = [
+    "SitedRelPosBlock",
+    "SitedResPostBlock",
+    "SitedResPostRelPosBlock",
+    "SitedViTBlock",
+]
 
 
 class _Tokens(SitedResidual):
@@ -26,14 +32,12 @@ class _Tokens(SitedResidual):
     def layout(self, net: nn.Module) -> dict[str, int]:
         """The tokens before the map are those that the transformer around the block puts there."""
         for module in net.modules():
-            if isinstance(module, vit.VisionTransformer) and self in list(module.modules()):
-                self.prefix_tokens = module.num_prefix_tokens
+            if hasattr(module, "num_prefix_tokens") and self in list(module.modules()):
+                self.prefix_tokens = int(module.num_prefix_tokens)
         return super().layout(net)
 
 
-class SitedBlock(_Tokens, vit.Block):
-    """Normalisation comes first."""
-
+class _First(_Tokens):
     BRANCH = ("norm2", "mlp", "ls2")
     OTHERS = ("norm1", "attn", "ls1", "drop_path1")
 
@@ -42,9 +46,7 @@ class SitedBlock(_Tokens, vit.Block):
         return super().forward(x + self.drop_path1(attention))
 
 
-class SitedResPostBlock(_Tokens, vit.ResPostBlock):
-    """Normalisation comes last in each branch."""
-
+class _Last(_Tokens):
     BRANCH = ("mlp", "norm2")
     OTHERS = ("attn", "norm1", "drop_path1")
 
@@ -53,5 +55,23 @@ class SitedResPostBlock(_Tokens, vit.ResPostBlock):
         return super().forward(x + self.drop_path1(attention))
 
 
-register_block(vit.Block, SitedBlock)
+class SitedViTBlock(_First, vit.Block):
+    """Normalisation comes first in each branch."""
+
+
+class SitedResPostBlock(_Last, vit.ResPostBlock):
+    """Normalisation comes last in each branch."""
+
+
+class SitedRelPosBlock(_First, relative.RelPosBlock):
+    """With relative positions; normalisation comes first in each branch."""
+
+
+class SitedResPostRelPosBlock(_Last, relative.ResPostRelPosBlock):
+    """With relative positions; normalisation comes last in each branch."""
+
+
+register_block(vit.Block, SitedViTBlock)
 register_block(vit.ResPostBlock, SitedResPostBlock)
+register_block(relative.RelPosBlock, SitedRelPosBlock)
+register_block(relative.ResPostRelPosBlock, SitedResPostRelPosBlock)

@@ -1,4 +1,7 @@
-"""torchvision's video ResNet blocks with the five sites: R3D, MC3, R(2+1)D; maps (B, C, T, H, W)."""
+"""torchvision's video ResNet blocks with the five sites: R3D, MC3, R(2+1)D.
+
+Their maps are (B, C, T, H, W).
+"""
 
 from __future__ import annotations
 
