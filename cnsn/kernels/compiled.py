@@ -27,6 +27,7 @@ from cnsn.kernels.plain import maps, plain_products
 from cnsn.kernels.regions import (
     Box,
     alike,
+    as_images,
     at_least_float32,
     dense,
     full_box,
@@ -62,9 +63,8 @@ def register(site: Site) -> Tensor:
 
 
 def exchange(x: Tensor, site: Tensor, boxed: bool) -> Tensor:
-    """What the CrossNorm that was registered as `site` makes of (B, C, H, W) or (B, C, L)."""
-    image = x if x.ndim == 4 else x.unsqueeze(-1)
-    return _Exchange.apply(image, site, boxed).view_as(x)
+    """What the CrossNorm that was registered as `site` makes of (B, C, ...)."""
+    return _Exchange.apply(as_images(x), site, boxed).view(x.shape)
 
 
 def traced_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -26,21 +26,31 @@ class SelfNorm(Gate):
         channels: C of the input.
         two_sided: gate the mean by a second function f, as in the paper's text; the released
             networks use one function (the default).
+        channel_dim: 1, or -1 for channels-last maps and tokens.
+        prefix_tokens: how many of the first tokens (class and register tokens) pass unchanged and
+            count in no statistics.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
-    the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
-    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count. What the
-    result holds at the others means nothing, but zeros stay zeros there.
+    Shape: see :class:`cnsn.layers.base.Gate`. Parameters have the names and shapes of the official
+    checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``. With `mask`,
+    bool of the shape of `x` without its channels, statistics come from the positions that count.
+    What the result holds at the others means nothing, but zeros stay zeros there.
 
     Raises:
-        ValueError: for a wrong number of channels, or a batch of one sample while training (its
-            batch normalisation over the batch is then undefined).
+        ValueError: for what is no such map, a wrong number of channels, or a batch of one sample
+            while training (its batch normalisation over the batch is then undefined).
     """
 
     eps = 1e-12
 
-    def __init__(self, channels: int, *, two_sided: bool = False) -> None:
-        super().__init__(channels)
+    def __init__(
+        self,
+        channels: int,
+        *,
+        two_sided: bool = False,
+        channel_dim: int = 1,
+        prefix_tokens: int = 0,
+    ) -> None:
+        super().__init__(channels, channel_dim=channel_dim, prefix_tokens=prefix_tokens)
         self.g_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
         self.g_bn = nn.BatchNorm1d(channels)
         self.f_fc: nn.Conv1d | None = None
@@ -49,8 +59,7 @@ class SelfNorm(Gate):
             self.f_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
             self.f_bn = nn.BatchNorm1d(channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x)
+    def rescale(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None and kernels.suit(x):
             return self._fast(x)
         if mask is None:
@@ -97,4 +106,4 @@ class SelfNorm(Gate):
             )
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, two_sided={self.f_fc is not None}"
+        return f"{self.channels}, two_sided={self.f_fc is not None}{self.layout_repr()}"
