@@ -35,6 +35,7 @@ class SitedResidual(SitedBlock):
         LAST: the activation behind the sum, the only one; without it there is no site `out`.
         SKIP: the attribute that says whether this block has a shortcut; without one there is no
             site `identity`, and `post` is the end of the branch. None is always.
+        SHORTCUT_FIRST: the order of the sum, whose memory lies as its first operand's.
         OTHERS: children that a forward of the family's own runs beside these.
     """
 
@@ -44,6 +45,7 @@ class SitedResidual(SitedBlock):
     SHORTCUT: ClassVar[str | None] = None
     LAST: ClassVar[str | None] = None
     SKIP: ClassVar[str | None] = None
+    SHORTCUT_FIRST: ClassVar[bool] = False
     OTHERS: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -82,7 +84,8 @@ class SitedResidual(SitedBlock):
         """The block from the branch's end on."""
         total = self.at("residual", branch)
         if identity is not None:
-            total = self.chain((self.DROP,), total) + self.at("identity", identity)
+            total, identity = self.chain((self.DROP,), total), self.at("identity", identity)
+            total = identity + total if self.SHORTCUT_FIRST else total + identity
         total = self.at("post", total)
         return total if self.LAST is None else self.at("out", self.chain((self.LAST,), total))
 

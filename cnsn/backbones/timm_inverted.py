@@ -6,6 +6,8 @@ the channels has no shortcut, and no site `identity`.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from timm.models import _efficientnet_blocks as blocks
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from cnsn.backbones import register_block
 from cnsn.backbones.residual import INNER_SITES, SitedResidual
 
 __all__ = [
+    "SitedCondConvResidual",
     "SitedConvBnAct",
     "SitedDepthwiseSeparableConv",
     "SitedEdgeResidual",
@@ -53,6 +56,23 @@ class SitedInvertedResidual(_Skipping, blocks.InvertedResidual):
     OUT = "conv_pwl"
 
 
+class SitedCondConvResidual(_Skipping, blocks.CondConvResidual):
+    """The same with convolutions mixed for each sample, by what comes after `pre`."""
+
+    BRANCH = ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3")
+    OUT = "conv_pwl"
+    # The spaces-to-depth and anti-aliasing of its base, which it does not run.
+    OTHERS = ("routing_fn", "conv_s2d", "bn_s2d", "aa")
+
+    def chain(self, names: tuple[str | None, ...], x: Tensor) -> Tensor:
+        if names != self.BRANCH:
+            return super().chain(names, x)
+        weights = torch.sigmoid(self.routing_fn(F.adaptive_avg_pool2d(x, 1).flatten(1)))
+        x = self.bn1(self.conv_pw(x, weights))
+        x = self.se(self.bn2(self.conv_dw(x, weights)))
+        return self.bn3(self.conv_pwl(x, weights))
+
+
 class SitedEdgeResidual(_Skipping, blocks.EdgeResidual):
     """Expansion by a full convolution, projection."""
 
@@ -78,6 +98,7 @@ class SitedMobileAttention(_Skipping, blocks.MobileAttention):
         return super().forward(x if self.conv_cpe_dw is None else x + self.conv_cpe_dw(x))
 
 
+register_block(blocks.CondConvResidual, SitedCondConvResidual)
 register_block(blocks.ConvBnAct, SitedConvBnAct)
 register_block(blocks.DepthwiseSeparableConv, SitedDepthwiseSeparableConv)
 register_block(blocks.InvertedResidual, SitedInvertedResidual)

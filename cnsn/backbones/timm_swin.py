@@ -19,6 +19,7 @@ class _Windows(SitedResidual):
     SITES = INNER_SITES
     OUT = "mlp"
     DROP = "drop_path2"
+    SHORTCUT_FIRST = True
     OTHERS = ("norm1", "attn", "drop_path1")
     channel_dim = -1
 

@@ -27,6 +27,7 @@ class _Tokens(SitedResidual):
     SITES = INNER_SITES
     OUT = "mlp"
     DROP = "drop_path2"
+    SHORTCUT_FIRST = True
     channel_dim = -1
 
     def layout(self, net: nn.Module) -> dict[str, int]:

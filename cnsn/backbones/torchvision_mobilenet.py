@@ -38,6 +38,7 @@ class SitedInvertedResidualV2(_Skipping, mobilenetv2.InvertedResidual):
 
     BRANCH = ("conv",)
     OUT = "conv"
+    SHORTCUT_FIRST = True
 
 
 class SitedInvertedResidualV3(_Skipping, mobilenetv3.InvertedResidual):

@@ -17,6 +17,7 @@ class SitedResBottleneckBlock(SitedResidual, regnet.ResBottleneckBlock):
     OUT = "f"
     SHORTCUT = "proj"
     LAST = "activation"
+    SHORTCUT_FIRST = True
 
 
 register_block(regnet.ResBottleneckBlock, SitedResBottleneckBlock)

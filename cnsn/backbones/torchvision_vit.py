@@ -21,6 +21,7 @@ class SitedEncoderBlock(SitedResidual, vision_transformer.EncoderBlock):
     SITES = INNER_SITES
     BRANCH = ("ln_2", "mlp")
     OUT = "mlp"
+    SHORTCUT_FIRST = True
     OTHERS = ("ln_1", "self_attention", "dropout")
     channel_dim = -1
     prefix_tokens = 1
@@ -35,6 +36,7 @@ class _Windows(SitedResidual):
     SITES = INNER_SITES
     OUT = "mlp"
     DROP = "stochastic_depth"
+    SHORTCUT_FIRST = True
     OTHERS = ("norm1", "attn")
     channel_dim = -1
 

@@ -20,6 +20,7 @@ class _ConvNext(SitedResidual):
     BRANCH = ("dwconv", "layernorm", "pwconv1", "act", "pwconv2")
     OUT = "dwconv"
     DROP = "drop_path"
+    SHORTCUT_FIRST = True
 
     def chain(self, names: tuple[str | None, ...], x: Tensor) -> Tensor:
         if names != self.BRANCH:

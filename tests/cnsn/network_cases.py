@@ -41,7 +41,12 @@ class Case:
         return f"{self.library}-{self.name}"
 
     def build(self) -> nn.Module:
-        return BUILDERS[self.library](self.name, **self.options)
+        net = BUILDERS[self.library](self.name, **self.options)
+        for layer in net.modules():
+            # Of a head of zeros nothing would come back.
+            if isinstance(layer, nn.Linear) and not layer.weight.any():
+                nn.init.normal_(layer.weight, std=0.02)
+        return net
 
     def input(self) -> Tensor:
         return torch.randn(3, *self.shape)
@@ -125,7 +130,7 @@ CASES = [
     Case("timm", "densenet121", position="residual"),
     Case("timm", "vit_tiny_patch16_224", {"img_size": 64, "drop_path_rate": 0.3}, traced=True),
     Case("timm", "deit3_small_patch16_224", {"img_size": 64, "depth": 3}),
-    Case("timm", "vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 3}),
+    Case("timm", "vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 3}, (3, 56, 56)),
     Case("timm", "vit_relpos_small_patch16_224", {"img_size": 64}),
     Case("timm", "vit_small_r26_s32_224", {"img_size": 64}),
     Case("timm", "swin_tiny_patch4_window7_224", {"img_size": 64, "drop_path_rate": 0.3}),
