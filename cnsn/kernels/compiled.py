@@ -34,16 +34,15 @@ from cnsn.kernels.regions import (
     inside,
     to_device,
 )
+from cnsn.recomputation import Layer, as_in_forward
 
 __all__ = ["Site", "exchange", "register", "traced_statistics"]
 
 
-class Site(Protocol):
+class Site(Layer, Protocol):
     """What the operators ask of a CrossNorm."""
 
     eps: float
-    active: bool
-    rows: slice | None
 
     def draw(self, shape: torch.Size) -> tuple[Tensor, Box | None, Box | None]: ...
 
@@ -114,6 +113,11 @@ def draw_statistics(
         on CPU, for :func:`content_products`: first row, row behind the last, the content's box.
     """
     layer: Site = _sites[int(site)]
+    with as_in_forward(layer):
+        return _drawn_statistics(x, layer)
+
+
+def _drawn_statistics(x: Tensor, layer: Site) -> tuple[Tensor, ...]:
     batch, channels = x.shape[:2]
     numbers: dict[str, Any] = {"dtype": at_least_float32(x.dtype), "device": x.device}
     content_mean, style_mean = (torch.zeros(batch, channels, **numbers) for _ in range(2))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from cnsn.layers.maps import MapLayer
+from cnsn.recomputation import as_in_forward
 
 __all__ = ["Gate", "Restyling", "check_batch", "compiling"]
 
@@ -32,8 +33,13 @@ class Restyling(MapLayer):
         rows: the samples of the batch that take part, the others pass unchanged; None means all.
             `partner` then counts within them.
 
+    Under activation checkpointing, a recomputation uses what its forward drew, wherever backward
+    stands.
+
     Raises:
         ValueError: while training, active or not, for what is no such map.
+        RuntimeError: in a backward pass, for a recomputation of a forward that was not seen as one
+            (see :mod:`cnsn.recomputation`).
     """
 
     def __init__(self, *, channel_dim: int = 1, prefix_tokens: int = 0) -> None:
@@ -55,6 +61,8 @@ class Restyling(MapLayer):
         return self._eager(x)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            return self.call_node(x, mask)
         if not self.training:
             return x
         self.check_maps(x)
@@ -62,7 +70,10 @@ class Restyling(MapLayer):
             return x
         if mask is None and compiling():
             return self.traced(x)
-        return self._switched(x, mask)
+        if torch.compiler.is_compiling():
+            return self._switched(x, mask)
+        with as_in_forward(self):
+            return self._switched(x, mask)
 
     def _switched(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not self.active:
@@ -77,7 +88,8 @@ class Restyling(MapLayer):
 
     @torch.compiler.disable
     def _eager(self, x: Tensor) -> Tensor:
-        return self._switched(x, None)
+        with as_in_forward(self):
+            return self._switched(x, None)
 
     def draw_partners(self, n: int) -> Tensor:
         """`partner`, or a random permutation of `n` maps."""
@@ -116,6 +128,8 @@ class Gate(MapLayer):
         raise NotImplementedError
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            return self.call_node(x, mask)
         self.check(x)
         return self.on_maps(self.rescale, x, mask)
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 __all__ = ["MapLayer"]
 
@@ -86,6 +87,17 @@ class MapLayer(nn.Module):
             tokens = function(x[:, prefix:].movedim(-1, 1), mask).movedim(1, -1)
             return torch.cat([x[:, :prefix], tokens], 1)
         return function(x.movedim(-1, 1), mask).movedim(1, -1)
+
+    def call_node(self, x: fx.Proxy, mask: fx.Proxy | None) -> fx.Proxy:
+        """A call of the layer in a graph that torch.fx traces: its forward looks at sizes."""
+        path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        return x.tracer.create_proxy("call_module", path, (x, mask), {})
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            f"Expected a network without {type(self).__name__} for torch.jit.script: use "
+            "torch.jit.trace, torch.export or torch.compile, which take it."
+        )
 
     def layout_repr(self) -> str:
         """What differs from the usual, for `extra_repr`."""

@@ -35,6 +35,10 @@ class SelfNorm(Gate):
     bool of the shape of `x` without its channels, statistics come from the positions that count.
     What the result holds at the others means nothing, but zeros stay zeros there.
 
+    ``g_fc`` and ``f_fc`` hold weights and are never called: hooks on them do not run (those on the
+    batch norms do). Under activation checkpointing the running statistics move twice a step, as
+    those of every batch norm: once in the forward and once in its recomputation.
+
     Raises:
         ValueError: for what is no such map, a wrong number of channels, or a batch of one sample
             while training (its batch normalisation over the batch is then undefined).
