@@ -14,7 +14,7 @@ from torch import nn
 
 from cnsn.sites import SitedBlock
 
-__all__ = ["known_blocks", "register_block", "sited_type"]
+__all__ = ["known_blocks", "plain_type", "register_block", "sited_type"]
 
 _SITED: dict[type[nn.Module], type[SitedBlock]] = {}
 
@@ -45,6 +45,11 @@ def sited_type(module: nn.Module) -> type[SitedBlock] | None:
     """What a block turns into; None where it is of no known type."""
     _load(type(module).__module__.partition(".")[0])
     return _SITED.get(type(module))
+
+
+def plain_type(block: nn.Module) -> type[nn.Module] | None:
+    """What a block was before it got sites; None where it was written with them."""
+    return next((plain for plain, sited in _SITED.items() if type(block) is sited), None)
 
 
 def known_blocks() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ class Restyling(nn.Module):
         self.generator: torch.Generator | None = None
         self.partner: Tensor | None = None
         self.rows: slice | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy made while the site is active is inactive.
+        return vars(self) | {"active": False, "generator": None, "partner": None, "rows": None}
 
     def restyle(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` with other statistics; `mask`, bool (B, L), is where sequences have what counts."""
@@ -90,6 +95,16 @@ class Gate(nn.Module):
         if channels < 1:
             raise ValueError(f"Expected `channels` to be at least 1, but got {channels}.")
         self.channels = channels
+
+    def open(self, moved: float) -> None:
+        """Let the gates begin so that maps move by about the share `moved` of them at most.
+
+        Raises:
+            ValueError: the layer has no such start.
+        """
+        raise ValueError(
+            f"Expected `start` to be 'released', since {type(self).__name__} has no other start."
+        )
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError for maps of another number of channels, and for an empty batch."""

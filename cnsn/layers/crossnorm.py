@@ -58,9 +58,7 @@ class CrossNorm(Restyling):
         mode: Mode = "2-instance",
     ) -> None:
         super().__init__()
-        check_crossnorm_options(crop, beta, min_area)
-        if mode not in get_args(Mode):
-            raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")
+        check_crossnorm_options(crop, beta, min_area, mode)
         self.crop: Crop = crop
         self.beta = beta
         self.min_area = min_area
@@ -144,7 +142,7 @@ class CrossNorm(Restyling):
         return f"crop={self.crop!r}, beta={self.beta}, min_area={self.min_area}, mode={self.mode!r}"
 
 
-def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
+def check_crossnorm_options(crop: str, beta: float, min_area: float, mode: str) -> None:
     """Raise ValueError for options that no CrossNorm can have."""
     if crop not in get_args(Crop):
         raise ValueError(f"Expected `crop` to be one of {get_args(Crop)}, but got {crop!r}.")
@@ -152,3 +150,5 @@ def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
         raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
     if not 0.0 <= min_area < 1.0:
         raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")
+    if mode not in get_args(Mode):
+        raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")

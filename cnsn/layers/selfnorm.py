@@ -9,6 +9,8 @@ https://arxiv.org/abs/2102.02811
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ class SelfNorm(Gate):
 
     Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
     the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
+    Hooks on ``g_bn`` run; those on ``g_fc`` do not, for its weight is read and it is never called.
     With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count. What the
     result holds at the others means nothing, but zeros stay zeros there.
 
@@ -87,6 +90,18 @@ class SelfNorm(Gate):
         score = mean.flatten(1) * weight[:, 0, 0] + std.flatten(1) * weight[:, 0, 1]
         normalised = bn(score.to(fc.weight.dtype))
         return torch.sigmoid(normalised.to(mean.dtype)).view_as(mean)
+
+    def open(self, moved: float) -> None:
+        """Let the gates begin near ``1 - moved``, whatever the statistics; all parameters learn.
+
+        The batch norm's weight begins near 0, for its averages know nothing of the maps yet: in
+        eval mode large statistics would shut gates at once. The gates' gradients are smaller than
+        with the released start, about as `moved` is smaller than 1/4.
+        """
+        for bn in (self.g_bn, self.f_bn):
+            if bn is not None:
+                nn.init.constant_(bn.weight, 0.02)
+                nn.init.constant_(bn.bias, math.log((1 - moved) / moved))
 
     def check(self, x: Tensor) -> None:
         super().check(x)
