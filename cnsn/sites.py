@@ -77,21 +77,16 @@ class SitedBlock(nn.Module):
         """Number of channels at each site."""
         raise NotImplementedError
 
-    @classmethod
-    def sites_in(cls, block: nn.Module) -> tuple[str, ...]:
-        """Those of `SITES` that this very block passes, be it converted or not yet."""
-        return cls.SITES
+    def sites(self) -> tuple[str, ...]:
+        """Those of `SITES` that this very block passes."""
+        return self.SITES
 
-    @classmethod
-    def starts_stage(cls, block: nn.Module) -> bool:
+    def starts_stage(self) -> bool:
         """Whether a stage begins with this block, though the one before lies in its container."""
         return False
 
-    def layout(self, net: nn.Module) -> dict[str, int]:
-        """The layers' options that say how maps lie at the sites of this block of `net`."""
-        options = {"channel_dim": self.channel_dim, "prefix_tokens": self.prefix_tokens}
-        plain = {"channel_dim": 1, "prefix_tokens": 0}
-        return {name: value for name, value in options.items() if value != plain[name]}
+    def settle(self, net: nn.Module) -> None:
+        """Learn what `net` alone knows of the maps of this block within it."""
 
     @classmethod
     def parts(cls) -> frozenset[str] | None:
@@ -127,6 +122,10 @@ class ChainUnit:
     def host(self) -> nn.Module:
         """The module whose device, dtype and mode the inserted layers take."""
         return self.parts[0]
+
+    def sites(self) -> tuple[str, ...]:
+        """The sites that this unit passes."""
+        return self.SITES
 
 
 class SitedChain(nn.Sequential):

@@ -14,7 +14,7 @@ from torch import nn
 
 from cnsn.sites import SitedBlock
 
-__all__ = ["known_blocks", "register_block", "sited_type"]
+__all__ = ["known_blocks", "plain_type", "register_block", "sited_type"]
 
 _SITED: dict[type[nn.Module], type[SitedBlock]] = {}
 
@@ -66,6 +66,11 @@ def _check(block: nn.Module, sited: type[SitedBlock]) -> None:
             f"{', '.join(surplus)} of its own, which the layers' place in it does not allow for: "
             "insert them first, or behind whole modules by `at`."
         )
+
+
+def plain_type(block: nn.Module) -> type[nn.Module] | None:
+    """What a block was before it got sites; None where it was written with them."""
+    return next((plain for plain, sited in _SITED.items() if type(block) is sited), None)
 
 
 def known_blocks() -> list[str]:

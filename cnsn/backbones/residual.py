@@ -53,15 +53,13 @@ class SitedResidual(SitedBlock):
         named = (*cls.BRANCH, cls.DROP, cls.SHORTCUT, cls.LAST, *cls.OTHERS)
         return frozenset(name for name in named if name)
 
-    @classmethod
-    def sites_in(cls, block: nn.Module) -> tuple[str, ...]:
-        if cls._skips(block):
-            return cls.SITES
-        return tuple(site for site in cls.SITES if site != "identity")
+    def sites(self) -> tuple[str, ...]:
+        if self._skips():
+            return self.SITES
+        return tuple(site for site in self.SITES if site != "identity")
 
-    @classmethod
-    def _skips(cls, block: nn.Module) -> bool:
-        return cls.SKIP is None or bool(getattr(block, cls.SKIP))
+    def _skips(self) -> bool:
+        return self.SKIP is None or bool(getattr(self, self.SKIP))
 
     def site_channels(self) -> Mapping[str, int]:
         taken = _widths([getattr(self, name) for name in self.BRANCH], "in")[0]
@@ -78,7 +76,7 @@ class SitedResidual(SitedBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.chain(self.BRANCH, self.at("pre", x))
-        return self.merge(branch, self.chain((self.SHORTCUT,), x) if self._skips(self) else None)
+        return self.merge(branch, self.chain((self.SHORTCUT,), x) if self._skips() else None)
 
     def merge(self, branch: Tensor, identity: Tensor | None) -> Tensor:
         """The block from the branch's end on."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import _efficientnet as efficientnet
 from segmentation_models_pytorch.encoders import _senet as senet
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnsn.backbones import register_block
 from cnsn.backbones.residual import INNER_SITES, SitedResidual
@@ -55,9 +55,8 @@ class SitedMBConvBlock(SitedResidual, efficientnet.MBConvBlock):
     OUT = "_project_conv"
     SKIP = "_has_drop_connect"
 
-    @classmethod
-    def starts_stage(cls, block: nn.Module) -> bool:
-        return max(block._depthwise_conv.stride) > 1
+    def starts_stage(self) -> bool:
+        return max(self._depthwise_conv.stride) > 1
 
     def forward(self, inputs: Tensor, drop_connect_rate: float | None = None) -> Tensor:
         x = self.at("pre", inputs)

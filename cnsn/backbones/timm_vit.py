@@ -30,12 +30,11 @@ class _Tokens(SitedResidual):
     SHORTCUT_FIRST = True
     channel_dim = -1
 
-    def layout(self, net: nn.Module) -> dict[str, int]:
+    def settle(self, net: nn.Module) -> None:
         """The tokens before the map are those that the transformer around the block puts there."""
         for module in net.modules():
-            if hasattr(module, "num_prefix_tokens") and self in list(module.modules()):
+            if hasattr(module, "num_prefix_tokens") and self.mlp in list(module.modules()):
                 self.prefix_tokens = int(module.num_prefix_tokens)
-        return super().layout(net)
 
 
 class _First(_Tokens):

@@ -7,7 +7,6 @@ lowers the resolution begins a stage.
 
 from __future__ import annotations
 
-from torch import nn
 from torchvision.models import efficientnet, mnasnet, mobilenetv2, mobilenetv3
 
 from cnsn.backbones import register_block
@@ -28,9 +27,8 @@ class _Skipping(SitedResidual):
     OUT = "block"
     SKIP = "use_res_connect"
 
-    @classmethod
-    def starts_stage(cls, block: nn.Module) -> bool:
-        return bool(getattr(block, "_is_cn", False))
+    def starts_stage(self) -> bool:
+        return bool(getattr(self, "_is_cn", False))
 
 
 class SitedInvertedResidualV2(_Skipping, mobilenetv2.InvertedResidual):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -48,6 +50,10 @@ class Restyling(MapLayer):
         self.generator: torch.Generator | None = None
         self.partner: Tensor | None = None
         self.rows: slice | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy made while the site is active is inactive.
+        return vars(self) | {"active": False, "generator": None, "partner": None, "rows": None}
 
     def restyle(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Maps (B, C, ...) with other statistics.
@@ -132,6 +138,16 @@ class Gate(MapLayer):
             return self.call_node(x, mask)
         self.check(x)
         return self.on_maps(self.rescale, x, mask)
+
+    def open(self, moved: float) -> None:
+        """Let the gates begin so that maps move by about the share `moved` of them at most.
+
+        Raises:
+            ValueError: the layer has no such start.
+        """
+        raise ValueError(
+            f"Expected `start` to be 'released', since {type(self).__name__} has no other start."
+        )
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError for maps of another number of channels, and for an empty batch."""

@@ -64,9 +64,7 @@ class CrossNorm(Restyling):
         prefix_tokens: int = 0,
     ) -> None:
         super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
-        check_crossnorm_options(crop, beta, min_area)
-        if mode not in get_args(Mode):
-            raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")
+        check_crossnorm_options(crop, beta, min_area, mode)
         self.crop: Crop = crop
         self.beta = beta
         self.min_area = min_area
@@ -157,7 +155,7 @@ class CrossNorm(Restyling):
         return f"{options}, mode={self.mode!r}{self.layout_repr()}"
 
 
-def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
+def check_crossnorm_options(crop: str, beta: float, min_area: float, mode: str) -> None:
     """Raise ValueError for options that no CrossNorm can have."""
     if crop not in get_args(Crop):
         raise ValueError(f"Expected `crop` to be one of {get_args(Crop)}, but got {crop!r}.")
@@ -165,3 +163,5 @@ def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
         raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
     if not 0.0 <= min_area < 1.0:
         raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")
+    if mode not in get_args(Mode):
+        raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")

@@ -9,6 +9,8 @@ https://arxiv.org/abs/2102.02811
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -100,6 +102,18 @@ class SelfNorm(Gate):
         score = mean.flatten(1) * weight[:, 0, 0] + std.flatten(1) * weight[:, 0, 1]
         normalised = bn(score.to(fc.weight.dtype))
         return torch.sigmoid(normalised.to(mean.dtype)).view_as(mean)
+
+    def open(self, moved: float) -> None:
+        """Let the gates begin near ``1 - moved``, whatever the statistics; all parameters learn.
+
+        The batch norm's weight begins near 0, for its averages know nothing of the maps yet: in
+        eval mode large statistics would shut gates at once. The gates' gradients are smaller than
+        with the released start, about as `moved` is smaller than 1/4.
+        """
+        for bn in (self.g_bn, self.f_bn):
+            if bn is not None:
+                nn.init.constant_(bn.weight, 0.02)
+                nn.init.constant_(bn.bias, math.log((1 - moved) / moved))
 
     def check(self, x: Tensor) -> None:
         super().check(x)
