@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import GeneratorType
+from types import FrameType, GeneratorType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -147,7 +147,7 @@ def as_in_forward(layer: Layer) -> Iterator[None]:
 def _parts(task: int) -> tuple[list[_Part], _Part | None]:
     """The parts whose forward a call is in, and that whose recomputation these are in."""
     forwards: dict[int, _Part] = {}
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         part = _part(frame, task)
         if part is not None and part.run is not None:
@@ -159,7 +159,7 @@ def _parts(task: int) -> tuple[list[_Part], _Part | None]:
     return list(forwards.values()), None
 
 
-def _part(frame: Any, task: int) -> _Part | None:
+def _part(frame: FrameType, task: int) -> _Part | None:
     code = frame.f_code
     if code.co_filename == checkpoint.__file__:
         if code.co_name == "unpack_hook":

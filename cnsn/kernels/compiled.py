@@ -117,7 +117,9 @@ def draw_statistics(
         return _drawn_statistics(x, layer)
 
 
-def _drawn_statistics(x: Tensor, layer: Site) -> tuple[Tensor, ...]:
+def _drawn_statistics(
+    x: Tensor, layer: Site
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, channels = x.shape[:2]
     numbers: dict[str, Any] = {"dtype": at_least_float32(x.dtype), "device": x.device}
     content_mean, style_mean = (torch.zeros(batch, channels, **numbers) for _ in range(2))

@@ -48,6 +48,7 @@ def test_symbolic_trace(net: nn.Module) -> None:
 
 
 def test_features(net: nn.Module) -> None:
+    assert get_graph_node_names(net)[0] == get_graph_node_names(net)[1]
     x = torch.randn(3, 3, 32, 32)
     features = create_feature_extractor(net, ["layer2", "layer1.0.crossnorm", "fc"])
     seen: list[torch.Tensor] = []
@@ -55,7 +56,6 @@ def test_features(net: nn.Module) -> None:
     logits = net.eval()(x)
     found = features.eval()(x)
     assert torch.equal(found["fc"], logits) and torch.equal(found["layer2"], seen[0])
-    assert get_graph_node_names(net)[0] == get_graph_node_names(net)[1]
     with crossnorm_active(features.train(), 4, torch.Generator().manual_seed(3)):
         found = features(x)
     with crossnorm_active(net.train(), 4, torch.Generator().manual_seed(3)):
