@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from cnsn.active import crossnorm_active, crossnorm_sites
@@ -38,7 +39,7 @@ Block = SitedBlock | ChainUnit
 Like = dict[str, Any]
 Net = TypeVar("Net", bound=nn.Module)
 # How far all SelfNorms together move a network's outputs at most, when its start is neutral.
-MOVED = 0.04
+MOVED = 0.02
 
 
 def insert(net: Net, spec: CNSNSpec, *, at: Where | None = None) -> Net:
@@ -60,7 +61,7 @@ def insert(net: Net, spec: CNSNSpec, *, at: Where | None = None) -> Net:
         insert(net, spec, at=lambda name, module: isinstance(module, MyBlock))
 
     A pattern is searched in the names of ``net.named_modules()``. It may not match a module and
-    another inside it (end it with ``$``); different patterns, and a predicate, may. A module that
+    another inside it (anchor it by ``^`` and ``$``); different patterns, and a predicate, may. A module that
     several names share gets one ``cnsn``. `at` comes before ``spec.at``.
 
     A convolution's channels are known; elsewhere the first forward tells them, as in torch's lazy
@@ -123,6 +124,11 @@ def _new_crossnorm(spec: CNSNSpec, **layout: int) -> Restyling:
 
 def _check_free(net: nn.Module) -> None:
     for module in net.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"Expected `net` to be built by Python, but {type(net).__name__} holds TorchScript, "
+                "which nothing can be put into."
+            )
         if isinstance(module, Restyling | Gate):
             raise ValueError(
                 f"Expected `net` to be without CrossNorm and SelfNorm, but {type(net).__name__} "
@@ -173,11 +179,12 @@ def _choose_blocks(net: nn.Module, spec: CNSNSpec) -> list[tuple[Block | nn.Modu
 def _check_blocks(net: nn.Module, blocks: list[Block], spec: CNSNSpec) -> None:
     if not blocks:
         example = example_pattern(net)
+        such = f", such as insert(net, spec, at=r'{example}')" if example else ""
         raise ValueError(
             f"Expected `net` to hold blocks that the layers fit into, but {type(net).__name__} has "
             f"none. Known are the networks of cnsn.nets and {', '.join(known_blocks())}; in other "
             "networks name the modules whose outputs get the layers, by `at`"
-            f"{f', such as insert(net, spec, at=r{example!r})' if example else ''}."
+            f"{such}."
         )
     sites = sorted({site for block in blocks for site in block.SITES})
     # Where CrossNorm alone sits elsewhere, nothing sits at `position`, whatever its default says.

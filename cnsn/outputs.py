@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from cnsn.layers import CNSN
@@ -41,6 +42,8 @@ class OutputCNSN(CNSN):
 
     def check(self, x: Any) -> None:
         """Raise ValueError for what is no map."""
+        if isinstance(x, Proxy):
+            return
         if not isinstance(x, Tensor):
             got = f"a {type(x).__name__}"
         elif x.ndim < 3 or not x.is_floating_point():
@@ -116,7 +119,7 @@ def _check_matches(net: nn.Module, pattern: str, names: list[str]) -> None:
         outer, inner = inside[0]
         raise ValueError(
             f"Expected the pattern {pattern!r} of `at` to match no module within another, but it "
-            f"matches `{outer}` and `{inner}`: end it with $, or give two patterns to have layers "
+            f"matches `{outer}` and `{inner}`: anchor it by ^ and $, or give two patterns to have layers "
             "at both."
         )
 
@@ -131,7 +134,7 @@ def _near(net: nn.Module, pattern: str) -> str:
     near = get_close_matches(plain, names, n=4, cutoff=0.5)
     example = example_pattern(net)
     tips = [f"Near it are {', '.join(near)}." if near else ""]
-    tips += [f"A pattern that matches is {example!r}." if example else ""]
+    tips += [f"A pattern that matches is r'{example}'." if example else ""]
     return " ".join(tip for tip in tips if tip) or "It has no submodules."
 
 

@@ -90,6 +90,9 @@ class Gate(nn.Module):
     Shape: (B, C, H, W) or (B, C, L), returned as it came.
     """
 
+    # Preparing the network around it for quantisation leaves a gate in floating point.
+    qconfig = None
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         if channels < 1:
