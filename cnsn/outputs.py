@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from cnsn.hosts import is_chain
 from cnsn.layers import CNSN
 from cnsn.lazy import LazyCNSN
 from cnsn.spec import Where
@@ -119,8 +120,8 @@ def _check_matches(net: nn.Module, pattern: str, names: list[str]) -> None:
         outer, inner = inside[0]
         raise ValueError(
             f"Expected the pattern {pattern!r} of `at` to match no module within another, but it "
-            f"matches `{outer}` and `{inner}`: anchor it by ^ and $, or give two patterns to have layers "
-            "at both."
+            f"matches `{outer}` and `{inner}`: anchor it by ^ and $, or give two patterns "
+            "to have layers at both."
         )
 
 
@@ -169,8 +170,9 @@ def known_channels(module: nn.Module, channel_dim: int) -> int | None:
     """Channels of what `module` returns, where its type tells; None elsewhere."""
     if isinstance(module, LazyModuleMixin):
         return None
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        return next((known_channels(m, channel_dim) for m in reversed(module) if not _keeps(m)), None)
+    if is_chain(module):
+        changing = [member for member in module.children() if not _keeps(member)]
+        return known_channels(changing[-1], channel_dim) if changing else None
     if channel_dim == -1:
         last = isinstance(module, nn.LayerNorm) and module.normalized_shape[-1]
         return module.out_features if isinstance(module, nn.Linear) else last or None

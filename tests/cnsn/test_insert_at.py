@@ -234,7 +234,7 @@ def test_the_rest_is_prepared_for_quantisation() -> None:
     replaced = built("sn", "stem$").train()
     replaced.qconfig = net.qconfig
     prepared = quantization.prepare_qat(replaced)
-    with pytest.raises(ValueError, match="replace modules .* before `insert`"):
+    with pytest.raises(ValueError, match=r"replace modules .* before `insert`"):
         prepared(images())
 
 
@@ -371,7 +371,9 @@ class Pair(nn.Module):
 def test_an_output_that_is_no_map_is_refused_by_name(
     kind: str, module: nn.Module, got: str
 ) -> None:
-    net = insert(nn.Sequential(nn.Conv2d(3, 3, 1), copy.deepcopy(module)), CNSNSpec(kind=kind), at="^1$")  # type: ignore[arg-type]
+    net = insert(
+        nn.Sequential(nn.Conv2d(3, 3, 1), copy.deepcopy(module)), CNSNSpec(kind=kind), at="^1$"
+    )  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"output of `1`, which `at` names.*returns {got}"):
         net(images(2))
 
@@ -415,12 +417,12 @@ def test_refusals_leave_the_network_unchanged() -> None:
             insert(net, CNSNSpec(**({"kind": "cnsn"} | options)), at=at)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`stages` is a ModuleList, which has no forward"):
         insert(Unknown(), CNSNSpec(kind="cn"), at="stages$")
-    with pytest.raises(ValueError, match="hold blocks.*by `at`, such as .*r'stages"):
+    with pytest.raises(ValueError, match=r"hold blocks.*by `at`, such as .*r'stages"):
         insert(Unknown(), CNSNSpec(kind="cn"))
     with pytest.raises(ValueError, match="TorchScript"):
         insert(torch.jit.script(nn.Conv2d(3, 3, 1)), CNSNSpec(kind="cn"), at="^$")
     inserted = insert(models.resnet18(), CNSNSpec(kind="cn"), at="layer1$")
-    with pytest.raises(ValueError, match="already.*cnsn.remove"):
+    with pytest.raises(ValueError, match=r"already.*cnsn.remove"):
         insert(inserted, CNSNSpec(kind="cn"), at="layer2$")
     assert [type(m) for m in net.modules()] == types and not any(
         m._forward_hooks for m in net.modules()

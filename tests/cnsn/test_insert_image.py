@@ -75,7 +75,7 @@ def test_an_image_by_keyword() -> None:
         torch.testing.assert_close(net(pixel_values=x, scale=2.0), expected)
         torch.testing.assert_close(net(scale=2.0, pixel_values=x), expected)
         torch.testing.assert_close(net(x, scale=2.0), expected)
-    with pytest.raises(ValueError, match="first argument, `pixel_values`.*got .'scale'"):
+    with pytest.raises(ValueError, match=r"first argument, `pixel_values`.*got .'scale'"):
         net(scale=2.0)
 
 

@@ -90,7 +90,7 @@ def test_removed_crossnorm_alone_is_the_plain_network() -> None:
 def test_nothing_to_remove_and_what_cannot_be() -> None:
     plain = models.resnet18()
     assert signature(remove(plain)) == signature(models.resnet18())
-    with pytest.raises(ValueError, match="^Expected `what` to be one of"):
+    with pytest.raises(ValueError, match=r"^Expected `what` to be one of"):
         remove(plain, "selfnorm")  # type: ignore[arg-type]
 
     class Own(nn.Module):
@@ -102,7 +102,7 @@ def test_nothing_to_remove_and_what_cannot_be() -> None:
     own = Own()
     before = signature(own)
     for what in ("all", "crossnorm"):
-        with pytest.raises(ValueError, match="`layer.crossnorm` is called by the network's own"):
+        with pytest.raises(ValueError, match=r"`layer.crossnorm` is called by the network's own"):
             remove(own, what)  # type: ignore[arg-type]
     assert signature(own) == before
 
@@ -125,7 +125,7 @@ def trained(net: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("at", [None, r"layer\d\.\d$", r"^(conv1|layer\d)$"])
+@pytest.mark.parametrize("at", [None, r"layer\d\.\d$", r"^layer\d$"])
 def test_a_neutral_start_moves_little_and_learns(two_sided: bool, at: str | None) -> None:
     torch.manual_seed(0)
     plain = trained(models.resnet18(num_classes=5))
@@ -173,7 +173,7 @@ def test_a_layer_without_a_neutral_start_says_so() -> None:
 def test_the_mode_reaches_crossnorm() -> None:
     net = insert(models.resnet18(), CNSNSpec(kind="cn", mode="1-instance", crop="both"))
     assert {site.mode for site in crossnorm_sites(net)} == {"1-instance"}  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="^Expected `mode`"):
+    with pytest.raises(ValueError, match=r"^Expected `mode`"):
         CNSNSpec(mode="3-instance")  # type: ignore[arg-type]
 
 
@@ -213,7 +213,7 @@ def test_a_network_without_sites_passes_when_asked() -> None:
         with crossnorm_active(baseline, k, strict=False) as active:  # type: ignore[arg-type]
             assert active == []
     with (
-        pytest.raises(ValueError, match="from 0 to 0.*strict=False"),
+        pytest.raises(ValueError, match=r"from 0 to 0.*strict=False"),
         crossnorm_active(baseline, "all"),
     ):
         pass
