@@ -8,8 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from cnsn.hosts import is_chain
 from cnsn.layers import CNSN
 from cnsn.lazy import LazyCNSN
 from cnsn.spec import Where
@@ -41,6 +43,8 @@ class OutputCNSN(CNSN):
 
     def check(self, x: Any) -> None:
         """Raise ValueError for what is no map."""
+        if isinstance(x, Proxy):
+            return
         if not isinstance(x, Tensor):
             got = f"a {type(x).__name__}"
         elif x.ndim < 3 or not x.is_floating_point():
@@ -116,8 +120,8 @@ def _check_matches(net: nn.Module, pattern: str, names: list[str]) -> None:
         outer, inner = inside[0]
         raise ValueError(
             f"Expected the pattern {pattern!r} of `at` to match no module within another, but it "
-            f"matches `{outer}` and `{inner}`: end it with $, or give two patterns to have layers "
-            "at both."
+            f"matches `{outer}` and `{inner}`: anchor it by ^ and $, or give two patterns "
+            "to have layers at both."
         )
 
 
@@ -131,7 +135,7 @@ def _near(net: nn.Module, pattern: str) -> str:
     near = get_close_matches(plain, names, n=4, cutoff=0.5)
     example = example_pattern(net)
     tips = [f"Near it are {', '.join(near)}." if near else ""]
-    tips += [f"A pattern that matches is {example!r}." if example else ""]
+    tips += [f"A pattern that matches is r'{example}'." if example else ""]
     return " ".join(tip for tip in tips if tip) or "It has no submodules."
 
 
@@ -166,10 +170,9 @@ def known_channels(module: nn.Module, channel_dim: int) -> int | None:
     """Channels of what `module` returns, where its type tells; None elsewhere."""
     if isinstance(module, LazyModuleMixin):
         return None
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        return next(
-            (known_channels(m, channel_dim) for m in reversed(module) if not _keeps(m)), None
-        )
+    if is_chain(module):
+        changing = [member for member in module.children() if not _keeps(member)]
+        return known_channels(changing[-1], channel_dim) if changing else None
     if channel_dim == -1:
         last = isinstance(module, nn.LayerNorm) and module.normalized_shape[-1]
         return module.out_features if isinstance(module, nn.Linear) else last or None

@@ -14,7 +14,10 @@ from torch import nn
 
 from cnsn.sites import SitedBlock
 
-__all__ = ["known_blocks", "plain_type", "register_block", "sited_type"]
+__all__ = ["LIBRARIES", "plain_type", "register_block", "sited_type", "surplus"]
+
+# Those that have files here.
+LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision", "transformers")
 
 _SITED: dict[type[nn.Module], type[SitedBlock]] = {}
 
@@ -42,41 +45,24 @@ def register_block(block_type: type[nn.Module], sited_type: type[SitedBlock]) ->
 
 
 def sited_type(module: nn.Module) -> type[SitedBlock] | None:
-    """What a block turns into; None where it is of no known type.
-
-    Raises:
-        ValueError: it is of a known type, but its forward is not, or may not be.
-    """
+    """What a block turns into; None where it is of no known type."""
     _load(type(module).__module__.partition(".")[0])
-    sited = _SITED.get(type(module))
-    if sited is not None:
-        _check(module, sited)
-    return sited
+    return _SITED.get(type(module))
 
 
-def _check(block: nn.Module, sited: type[SitedBlock]) -> None:
-    """Refuse a block that does more than what `sited` does in its place."""
-    parts, surplus = sited.parts(), ["forward"] if "forward" in vars(block) else []
-    if parts is not None:
-        surplus += [name for name, _ in block.named_children() if name not in parts]
-    if surplus:
-        name = f"{type(block).__module__}.{type(block).__name__}"
-        raise ValueError(
-            f"Expected blocks of type {name} as its library builds them, but one has "
-            f"{', '.join(surplus)} of its own, which the layers' place in it does not allow for: "
-            "insert them first, or behind whole modules by `at`."
-        )
+def surplus(block: nn.Module) -> list[str]:
+    """What a block has of its own, which the forward that its type turns into does not know."""
+    sited = sited_type(block)
+    parts = None if sited is None else sited.parts()
+    if parts is None:
+        return []
+    own = [name for name, _ in block.named_children() if name not in parts]
+    return own + (["forward"] if "forward" in vars(block) else [])
 
 
 def plain_type(block: nn.Module) -> type[nn.Module] | None:
     """What a block was before it got sites; None where it was written with them."""
     return next((plain for plain, sited in _SITED.items() if type(block) is sited), None)
-
-
-def known_blocks() -> list[str]:
-    """The types that are known so far, by their full names."""
-    _load("torchvision")
-    return sorted(f"{block.__module__}.{block.__name__}" for block in _SITED)
 
 
 @cache

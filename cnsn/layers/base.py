@@ -123,6 +123,9 @@ class Gate(MapLayer):
     or (B, T, H, W, C); returned as it came.
     """
 
+    # Preparing the network around it for quantisation leaves a gate in floating point.
+    qconfig = None
+
     def __init__(self, channels: int, *, channel_dim: int = 1, prefix_tokens: int = 0) -> None:
         super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
         if channels < 1:

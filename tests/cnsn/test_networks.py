@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import cnsn.backbones
 from cnsn import CNSNSpec, SelfNorm, crossnorm_active, crossnorm_sites, insert
-from cnsn.backbones import _SITED, known_blocks
+from cnsn.backbones import _SITED
 from tests.cnsn.network_cases import BUILDERS, CASES, Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
@@ -95,7 +95,11 @@ def test_compiled_and_exported(case: Case) -> None:
 
 @pytest.mark.parametrize(
     ("name", "prefix"),
-    [("vit_tiny_patch16_224", 1), ("vit_small_patch14_reg4_dinov2", 5), ("vit_base_patch16_siglip_224", 0)],
+    [
+        ("vit_tiny_patch16_224", 1),
+        ("vit_small_patch14_reg4_dinov2", 5),
+        ("vit_base_patch16_siglip_224", 0),
+    ],
 )
 def test_tokens_that_are_no_part_of_the_map(name: str, prefix: int) -> None:
     net = BUILDERS["timm"](name, img_size=28 if "14" in name else 32, depth=1)

@@ -1,6 +1,7 @@
-"""Blocks of segmentation_models_pytorch's own encoders: SENet and EfficientNet.
+"""The block of segmentation_models_pytorch's EfficientNet encoders.
 
-Its other encoders are built from torchvision's and timm's blocks.
+There is no activation behind the sum, thus no site `out`; a block that changes the resolution or
+the channels has no shortcut, and no site `identity`.
 """
 
 from __future__ import annotations
@@ -8,44 +9,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import _efficientnet as efficientnet
-from segmentation_models_pytorch.encoders import _senet as senet
 from torch import Tensor
 
 from cnsn.backbones import register_block
 from cnsn.backbones.residual import INNER_SITES, SitedResidual
 
-__all__ = [
-    "SitedMBConvBlock",
-    "SitedSEBottleneck",
-    "SitedSEResNeXtBottleneck",
-    "SitedSEResNetBottleneck",
-]
-
-
-class _Bottleneck(SitedResidual):
-    BRANCH = ("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3", "se_module")
-    OUT = "conv3"
-    SHORTCUT = "downsample"
-    LAST = "relu"
-
-
-class SitedSEBottleneck(_Bottleneck, senet.SEBottleneck):
-    """SENet154's."""
-
-
-class SitedSEResNetBottleneck(_Bottleneck, senet.SEResNetBottleneck):
-    """SE-ResNet's."""
-
-
-class SitedSEResNeXtBottleneck(_Bottleneck, senet.SEResNeXtBottleneck):
-    """SE-ResNeXt's."""
+__all__ = ["SitedMBConvBlock"]
 
 
 class SitedMBConvBlock(SitedResidual, efficientnet.MBConvBlock):
-    """EfficientNet's; no activation behind the sum, thus no site `out`.
-
-    The blocks lie side by side: one that lowers the resolution begins a stage.
-    """
+    """The blocks lie side by side: one that lowers the resolution begins a stage."""
 
     SITES = INNER_SITES
     BRANCH = (
@@ -74,7 +47,4 @@ class SitedMBConvBlock(SitedResidual, efficientnet.MBConvBlock):
         return self.at("post", x)
 
 
-register_block(senet.SEBottleneck, SitedSEBottleneck)
-register_block(senet.SEResNetBottleneck, SitedSEResNetBottleneck)
-register_block(senet.SEResNeXtBottleneck, SitedSEResNeXtBottleneck)
 register_block(efficientnet.MBConvBlock, SitedMBConvBlock)
