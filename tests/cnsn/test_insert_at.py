@@ -430,7 +430,7 @@ def test_refusals_leave_the_network_unchanged() -> None:
 
 
 def test_the_example_in_the_refusal_works() -> None:
-    net = models.densenet121()
+    net = models.shufflenet_v2_x0_5()
     with pytest.raises(ValueError, match="hold blocks") as refused:
         insert(net, CNSNSpec(kind="sn"))
     pattern = str(refused.value).split("at=r'")[1].split("'")[0]
