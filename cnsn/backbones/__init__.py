@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from functools import cache
 
 from torch import nn
@@ -69,4 +70,12 @@ def plain_type(block: nn.Module) -> type[nn.Module] | None:
 def _load(library: str) -> None:
     for _, name, _ in pkgutil.iter_modules(__path__):
         if name.startswith(f"{library}_"):
-            importlib.import_module(f"{__name__}.{name}")
+            try:
+                importlib.import_module(f"{__name__}.{name}")
+            except (ImportError, AttributeError) as error:
+                # An older or newer version; its other families still are what they were.
+                warnings.warn(
+                    f"The blocks of cnsn.backbones.{name} stay unknown, since the installed "
+                    f"{library} differs: {error}.",
+                    stacklevel=2,
+                )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ from transformers.models.regnet.modeling_regnet import RegNetXLayer, RegNetYLaye
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 from transformers.models.vit.modeling_vit import ViTLayer
 
-from cnsn import CNSNSpec, SitedBlock, insert
+from cnsn import CNSNSpec, SitedBlock, backbones, insert
 from cnsn.backbones import _SITED, sited_type
 
 At = Callable[[str, Tensor], Tensor]
@@ -511,6 +512,19 @@ def test_every_known_block_is_compared() -> None:
     compared = {type(block): sited_type(block) for block in (build() for *_, build in BLOCKS)}
     shipped = {t: s for t, s in _SITED.items() if s.__module__.startswith("cnsn.")}
     assert compared == shipped
+
+
+def test_a_version_without_a_family_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = importlib.import_module
+
+    def missing(name: str) -> Any:
+        if name.endswith("timm_inverted"):
+            raise AttributeError("module has no attribute 'MobileAttention'")
+        return load(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.warns(UserWarning, match="timm_inverted stay unknown.*'MobileAttention'"):
+        backbones._load.__wrapped__("timm")
 
 
 @pytest.mark.parametrize("number", range(0, len(BLOCKS), 6))

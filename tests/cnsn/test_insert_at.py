@@ -436,4 +436,4 @@ def test_the_example_in_the_refusal_works() -> None:
     pattern = str(refused.value).split("at=r'")[1].split("'")[0]
     insert(net, CNSNSpec(kind="sn"), at=pattern).eval()
     net(torch.randn(1, 3, 32, 32))
-    assert sum(isinstance(module, SelfNorm) for module in net.modules()) > 2
+    assert sum(isinstance(module, SelfNorm) for module in net.modules()) > 1
