@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from functools import cache
 
 from torch import nn
 
 from cnsn.sites import SitedBlock
 
-__all__ = ["known_blocks", "register_block", "sited_type"]
+__all__ = ["LIBRARIES", "plain_type", "register_block", "sited_type", "surplus"]
+
+# Those that have files here.
+LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision", "transformers")
 
 _SITED: dict[type[nn.Module], type[SitedBlock]] = {}
 
@@ -47,14 +51,31 @@ def sited_type(module: nn.Module) -> type[SitedBlock] | None:
     return _SITED.get(type(module))
 
 
-def known_blocks() -> list[str]:
-    """The types that are known so far, by their full names."""
-    _load("torchvision")
-    return sorted(f"{block.__module__}.{block.__name__}" for block in _SITED)
+def surplus(block: nn.Module) -> list[str]:
+    """What a block has of its own, which the forward that its type turns into does not know."""
+    sited = sited_type(block)
+    parts = None if sited is None else sited.parts()
+    if parts is None:
+        return []
+    own = [name for name, _ in block.named_children() if name not in parts]
+    return own + (["forward"] if "forward" in vars(block) else [])
+
+
+def plain_type(block: nn.Module) -> type[nn.Module] | None:
+    """What a block was before it got sites; None where it was written with them."""
+    return next((plain for plain, sited in _SITED.items() if type(block) is sited), None)
 
 
 @cache
 def _load(library: str) -> None:
     for _, name, _ in pkgutil.iter_modules(__path__):
         if name.startswith(f"{library}_"):
-            importlib.import_module(f"{__name__}.{name}")
+            try:
+                importlib.import_module(f"{__name__}.{name}")
+            except (ImportError, AttributeError) as error:
+                # An older or newer version; its other families still are what they were.
+                warnings.warn(
+                    f"The blocks of cnsn.backbones.{name} stay unknown, since the installed "
+                    f"{library} differs: {error}.",
+                    stacklevel=2,
+                )

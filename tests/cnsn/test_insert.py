@@ -171,7 +171,11 @@ def test_stages_image_and_none() -> None:
 @pytest.mark.parametrize(
     ("net", "spec", "message"),
     [
-        (nn.Sequential(nn.Linear(3, 3)), CNSNSpec(kind="sn"), "Sequential has none.*BasicBlock"),
+        (
+            nn.Sequential(nn.Linear(3, 3)),
+            CNSNSpec(kind="sn"),
+            "Sequential has none.*timm.*docs/networks.md",
+        ),
         (wide_resnet(depth=10), CNSNSpec(kind="sn", position="conv"), r"'pre'.*got 'conv'"),
         (wide_resnet(depth=10), CNSNSpec(kind="cnsn", cn_position="in"), r"'pre'.*got 'in'"),
         (wide_resnet(depth=10), CNSNSpec(kind="sn", stages=(4,)), "from 1 to 3"),
@@ -251,50 +255,3 @@ def test_new_parameters_follow_the_block() -> None:
     net = insert(wide_resnet(depth=10, width=1).double().eval(), CNSNSpec(kind="cnsn"))
     assert {p.dtype for p in net.parameters()} == {torch.float64}
     assert not any(module.training for module in net.modules())
-
-
-class OwnConvolution(nn.Conv2d):
-    """As timm's stems have them: a convolution with a forward of its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1
-
-
-class HeadFirst(nn.Module):
-    """Registers an inner convolution before the one that takes the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Conv2d(4, 2, 3, padding=1)
-        self.stem = OwnConvolution(3, 4, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(self.stem(x).relu())
-
-
-@pytest.mark.parametrize(
-    "plain",
-    [
-        HeadFirst(),
-        nn.Sequential(OwnConvolution(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)),
-        nn.Sequential(nn.Sequential(nn.Identity(), nn.Conv2d(3, 4, 3)), nn.ReLU()),
-        nn.Sequential(nn.Unfold(4, stride=4), nn.Unflatten(2, (2, 2)), nn.Conv2d(48, 2, 1)),
-    ],
-)
-def test_crossnorm_on_the_image_meets_the_image_whatever_the_stem(plain: nn.Module) -> None:
-    net = insert(copy.deepcopy(plain), CNSNSpec(kind="cn", image=True)).train()
-    assert list(net.state_dict()) == list(plain.state_dict())
-    x, partner = torch.randn(4, 3, 8, 8), torch.tensor([1, 2, 3, 0])
-    for own in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(own(x), plain(x))
-        with crossnorm_active(own, k=1, partner=partner):
-            torch.testing.assert_close(own(x), plain(cross_norm(x, x[partner])))
-    torch._dynamo.reset()
-    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), plain(x))
-
-
-def test_an_image_by_keyword_is_refused_where_crossnorm_wants_it() -> None:
-    net = insert(wide_resnet(depth=10, width=1), CNSNSpec(kind="cn", image=True))
-    with pytest.raises(ValueError, match="first argument, without a keyword"):
-        net(x=torch.randn(2, 3, 8, 8))
