@@ -82,9 +82,10 @@ class Restyling(MapLayer):
         if self.rows is None:
             return self.on_maps(self.restyle, x, mask)
         start, stop, _ = self.rows.indices(len(x))
-        own = None if mask is None else mask[start:stop]
-        restyled = self.on_maps(self.restyle, x[start:stop], own)
-        return torch.cat([x[:start], restyled, x[stop:]])
+        stop = max(start, stop)
+        before, own, after = x.split([start, stop - start, len(x) - stop])
+        mask = None if mask is None else mask[start:stop]
+        return torch.cat([before, self.on_maps(self.restyle, own, mask), after])
 
     @torch.compiler.disable
     def _eager(self, x: Tensor) -> Tensor:
