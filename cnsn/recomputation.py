@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.utils import checkpoint
 
-__all__ = ["as_in_forward"]
+__all__ = ["Layer", "as_in_forward", "refuse_recomputed"]
 
 
 class Layer(Protocol):
@@ -142,6 +142,17 @@ def as_in_forward(layer: Layer) -> Iterator[None]:
         yield
     finally:
         layer.active, layer.generator, layer.partner, layer.rows = before
+
+
+@torch.compiler.disable
+def refuse_recomputed(layer: Layer) -> None:
+    """Raise RuntimeError in a part that is or will be recomputed, for what leaves nothing there."""
+    forwards, again = _parts(0)
+    if forwards or again:
+        raise RuntimeError(
+            f"Expected {type(layer).__name__} with a mask not to be compiled where it is "
+            "recomputed: compile the network without checkpoints, or checkpoint it uncompiled."
+        )
 
 
 def _parts(task: int) -> tuple[list[_Part], _Part | None]:

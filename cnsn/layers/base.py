@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from cnsn.layers.maps import MapLayer
-from cnsn.recomputation import as_in_forward
+from cnsn.recomputation import as_in_forward, refuse_recomputed
 
 __all__ = ["Gate", "Restyling", "check_batch", "compiling"]
 
@@ -71,6 +71,8 @@ class Restyling(MapLayer):
         if mask is None and compiling():
             return self.traced(x)
         if torch.compiler.is_compiling():
+            if self.active:
+                refuse_recomputed(self)
             return self._switched(x, mask)
         with as_in_forward(self):
             return self._switched(x, mask)
