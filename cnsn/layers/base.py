@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from cnsn.layers.maps import MapLayer
-from cnsn.recomputation import as_in_forward, refuse_recomputed
+from cnsn.recomputation import as_in_forward, may_be_recomputed, refuse_recomputed
 
 __all__ = ["Gate", "Restyling", "check_batch", "compiling"]
 
@@ -68,14 +68,15 @@ class Restyling(MapLayer):
         self.check_maps(x)
         if self.positions(x) < 2:
             return x
-        if mask is None and compiling():
-            return self.traced(x)
         if torch.compiler.is_compiling():
+            if mask is None and compiling():
+                return self.traced(x)
             if self.active:
                 refuse_recomputed(self)
-            return self._switched(x, mask)
-        with as_in_forward(self):
-            return self._switched(x, mask)
+        elif may_be_recomputed():
+            with as_in_forward(self):
+                return self._switched(x, mask)
+        return self._switched(x, mask)
 
     def _switched(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not self.active:
