@@ -4,6 +4,9 @@
     python -m benchmarks.layers --threads 2 --out results/benchmark_layers_2_threads.md
     python -m benchmarks.layers --device cuda --dtypes float32 bfloat16
 
+Maps are (B, C, H, W), videos (B, C, T, H, W) and tokens (B, N, C), these also with the first one, a
+class token, left out.
+
 A copy is ``y.copy_(x)``, one read and one write of the map, in the same process. The reference is
 :mod:`cnsn.functional`, which the kernels are held to. Of each layer: forward, forward and backward,
 the bytes that it keeps for backward. The candidates take turns; ratios are those of neighbouring
@@ -35,7 +38,10 @@ from benchmarks.timing import give_back_memory, take_turns
 from cnsn import CrossNorm, SelfNorm, kernels
 from tasks.engine.memory import keep_freed_memory
 
-SHAPES = ((128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 56))
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (128, 32, 32, 32), (128, 64, 16, 16), (128, 128, 8, 8), (32, 256, 56, 56),
+    (16, 64, 8, 28, 28), (64, 197, 384),
+)  # fmt: skip
 CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))
 LAYERS = ("SelfNorm", "neither", "style", "content", "both")
 PLACE = ["map", "layout"]
@@ -50,27 +56,49 @@ AGAINST_FLOOR = ("forward / floor", "backward / floor", "both / floor", "kernels
 Function = Callable[[Tensor], Tensor]
 
 
-def layers(name: str, x: Tensor) -> tuple[Function, Function]:
+class OfTokens(nn.Module):
+    """A layer for maps on (B, N, C) whose first tokens pass."""
+
+    def __init__(self, layer: Function, prefix: int) -> None:
+        super().__init__()
+        self.layer, self.prefix = layer, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x[:, self.prefix :].transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
+        return torch.cat([x[:, : self.prefix], y], 1) if self.prefix else y
+
+
+def layers(name: str, x: Tensor, prefix: int = 0) -> tuple[Function, Function]:
     """Ours and the textbook's, with the same parameters, partners and boxes of half the area."""
+    tokens = x.ndim == 3
+    places = {"channel_dim": -1, "prefix_tokens": prefix} if tokens else {}
     if name == "SelfNorm":
-        ours, textbook = SelfNorm(x.shape[1]), TextbookSelfNorm(x.shape[1])
+        channels = x.shape[2 if tokens else 1]
+        ours, textbook = SelfNorm(channels, **places), TextbookSelfNorm(channels)
         textbook.load_state_dict(ours.state_dict())
-        return ours.to(x.device), textbook.to(x.device, x.dtype)
-    size = x.shape[2]
-    side = round(size * 0.5**0.5)
+        textbook.to(x.device, x.dtype)
+        return ours.to(x.device), OfTokens(textbook, prefix) if tokens else textbook
+    size = x.shape[1] - prefix if tokens else x.shape[-1]
+    side = round(size * (0.5 if tokens else 0.5**0.5))
+    sides = (side, 1) if tokens else (side, side)
     order = torch.randperm(len(x))
-    content: Box | None = (1, size - side, side, side) if name in ("content", "both") else None
-    style: Box | None = (size - side, 1, side, side) if name in ("style", "both") else None
+    corners = (0 if tokens else 1, 0 if tokens else size - side), (size - side, 0 if tokens else 1)
+    content: Box | None = (*corners[0], *sides) if name in ("content", "both") else None
+    style: Box | None = (*corners[1], *sides) if name in ("style", "both") else None
 
     class Fixed(CrossNorm):
         def draw(self, shape: torch.Size) -> tuple[Tensor, Box | None, Box | None]:
             return order, content, style
 
-    layer = Fixed(crop=name)  # type: ignore[arg-type]
+    layer = Fixed(crop=name, **places)  # type: ignore[arg-type]
     layer.active = True
     place = order.to(x.device)
     book = TextbookCrossNorm()
-    return layer, lambda x: book(x, place, content, style)
+
+    def textbook_exchange(x: Tensor) -> Tensor:
+        return book(x, place, content, style)
+
+    return layer, OfTokens(textbook_exchange, prefix) if tokens else textbook_exchange
 
 
 def bytes_kept(layer: Function, x: Tensor) -> float:
@@ -149,9 +177,14 @@ class Line:
 
 
 def measure(
-    x: Tensor, name: str, seconds: float, clock: Callable[[], float] = time.process_time
+    x: Tensor,
+    name: str,
+    layout: str,
+    seconds: float,
+    clock: Callable[[], float] = time.process_time,
+    prefix: int = 0,
 ) -> Line:
-    ours, textbook = layers(name, x)
+    ours, textbook = layers(name, x, prefix)
     dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
     def both(layer: Function) -> Callable[[], None]:
@@ -183,10 +216,9 @@ def measure(
         queued=True,
     )
     forward, whole, book = (turns.ratio(n, "copy")[0] for n in ("forward", "ours", "textbook"))
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return Line(
         map=f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}",
-        layout="channels_last" if last else "contiguous",
+        layout=layout,
         layer=name,
         copies=(forward, whole, book),
         ratio=turns.ratio("textbook", "ours"),
@@ -201,12 +233,22 @@ def lines(device: torch.device, options: argparse.Namespace) -> Iterator[Line]:
     clock = time.process_time if options.threads == 1 else time.perf_counter
     for shape in options.shapes or (SHAPES if device.type == "cpu" else CUDA_SHAPES):
         for dtype in options.dtypes:
-            for layout in (torch.contiguous_format, torch.channels_last):
-                x = torch.randn(shape, device=device).to(getattr(torch, dtype))
-                x = x.contiguous(memory_format=layout)
+            x = torch.randn(shape, device=device).to(getattr(torch, dtype))
+            for layout, laid_out, prefix in layouts(x):
                 for name in LAYERS:
-                    yield measure(x, name, options.seconds, clock)
+                    yield measure(laid_out, name, layout, options.seconds, clock, prefix)
                     give_back_memory()
+
+
+def layouts(x: Tensor) -> Iterator[tuple[str, Tensor, int]]:
+    """In words, the map so, and how many tokens are left out."""
+    if x.ndim == 3:
+        yield "tokens", x, 0
+        yield "tokens, 1 of class", x, 1
+        return
+    yield "contiguous", x, 0
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    yield "channels_last", x.contiguous(memory_format=last), 0
 
 
 def shape_of(text: str) -> tuple[int, ...]:

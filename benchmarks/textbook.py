@@ -17,8 +17,9 @@ Box = tuple[int, int, int, int]
 def mean_and_std(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     batch, channels = x.shape[:2]
     flat = x.reshape(batch, channels, -1)
-    std = (flat.var(dim=2) + eps).sqrt().view(batch, channels, 1, 1)
-    return flat.mean(dim=2).view(batch, channels, 1, 1), std
+    numbers = (batch, channels, *[1] * (x.ndim - 2))
+    std = (flat.var(dim=2) + eps).sqrt().view(numbers)
+    return flat.mean(dim=2).view(numbers), std
 
 
 def restyle(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
@@ -37,7 +38,7 @@ class TextbookCrossNorm(nn.Module):
         other = x[order]
         if style is not None:
             top, left, height, width = style
-            other = other[:, :, top : top + height, left : left + width]
+            other = other[..., top : top + height, left : left + width]
         if content is None:
             return restyle(x, other)
         top, left, height, width = content
@@ -59,6 +60,6 @@ class TextbookSelfNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, std = mean_and_std(x, 1e-12)
-        statistics = torch.cat([mean.squeeze(3), std.squeeze(3)], dim=2)
+        statistics = torch.stack([mean.flatten(1), std.flatten(1)], dim=2)
         gain = torch.sigmoid(self.g_bn(self.g_fc(statistics)))
-        return x * gain.view(*x.shape[:2], 1, 1).expand_as(x)
+        return x * gain.view(mean.shape).expand_as(x)

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.utils import checkpoint
 
-__all__ = ["as_in_forward"]
+__all__ = ["Layer", "as_in_forward", "may_be_recomputed", "refuse_recomputed"]
 
 
 class Layer(Protocol):
@@ -111,6 +111,15 @@ class _Part(NamedTuple):
         return type(self.owner).__name__ != "CompiledFunctionBackward"
 
 
+def may_be_recomputed() -> bool:
+    """Whether a call is perhaps in a part that is or will be recomputed; mostly it is not."""
+    return (
+        not torch.is_grad_enabled()
+        or torch._C._current_graph_task_id() != -1
+        or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    )
+
+
 @contextmanager
 def as_in_forward(layer: Layer) -> Iterator[None]:
     """Within the context `layer` is set as in the forward that is being recomputed, if one is.
@@ -118,11 +127,10 @@ def as_in_forward(layer: Layer) -> Iterator[None]:
     Raises:
         RuntimeError: in a backward pass, for a recomputation whose forward is not known.
     """
-    task = torch._C._current_graph_task_id()
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    if task == -1 and hooks is None and torch.is_grad_enabled():
+    if not may_be_recomputed():
         yield
         return
+    task = torch._C._current_graph_task_id()
     before = layer.active, layer.generator, layer.partner, layer.rows
     try:
         forwards, again = _parts(task)
@@ -142,6 +150,17 @@ def as_in_forward(layer: Layer) -> Iterator[None]:
         yield
     finally:
         layer.active, layer.generator, layer.partner, layer.rows = before
+
+
+@torch.compiler.disable
+def refuse_recomputed(layer: Layer) -> None:
+    """Raise RuntimeError in a part that is or will be recomputed, for what leaves nothing there."""
+    forwards, again = _parts(0)
+    if forwards or again:
+        raise RuntimeError(
+            f"Expected {type(layer).__name__} with a mask not to be compiled where it is "
+            "recomputed: compile the network without checkpoints, or checkpoint it uncompiled."
+        )
 
 
 def _parts(task: int) -> tuple[list[_Part], _Part | None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from cnsn.layers.maps import MapLayer
-from cnsn.recomputation import as_in_forward
+from cnsn.recomputation import as_in_forward, may_be_recomputed, refuse_recomputed
 
 __all__ = ["Gate", "Restyling", "check_batch", "compiling"]
 
@@ -74,12 +74,15 @@ class Restyling(MapLayer):
         self.check_maps(x)
         if self.positions(x) < 2:
             return x
-        if mask is None and compiling():
-            return self.traced(x)
         if torch.compiler.is_compiling():
-            return self._switched(x, mask)
-        with as_in_forward(self):
-            return self._switched(x, mask)
+            if mask is None and compiling():
+                return self.traced(x)
+            if self.active:
+                refuse_recomputed(self)
+        elif may_be_recomputed():
+            with as_in_forward(self):
+                return self._switched(x, mask)
+        return self._switched(x, mask)
 
     def _switched(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not self.active:
@@ -88,9 +91,10 @@ class Restyling(MapLayer):
         if self.rows is None:
             return self.on_maps(self.restyle, x, mask)
         start, stop, _ = self.rows.indices(len(x))
-        own = None if mask is None else mask[start:stop]
-        restyled = self.on_maps(self.restyle, x[start:stop], own)
-        return torch.cat([x[:start], restyled, x[stop:]])
+        stop = max(start, stop)
+        before, own, after = x.split([start, stop - start, len(x) - stop])
+        mask = None if mask is None else mask[start:stop]
+        return torch.cat([before, self.on_maps(self.restyle, own, mask), after])
 
     @torch.compiler.disable
     def _eager(self, x: Tensor) -> Tensor:

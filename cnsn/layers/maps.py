@@ -81,12 +81,12 @@ class MapLayer(nn.Module):
         """`x`, with what `function` makes of its maps (B, C, ...) in their place."""
         if self.channel_dim == 1:
             return function(x, mask)
-        prefix = self.prefix_tokens
-        if prefix:
-            mask = None if mask is None else mask[:, prefix:]
-            tokens = function(x[:, prefix:].movedim(-1, 1), mask).movedim(1, -1)
-            return torch.cat([x[:, :prefix], tokens], 1)
-        return function(x.movedim(-1, 1), mask).movedim(1, -1)
+        if not self.prefix_tokens:
+            return function(x.movedim(-1, 1), mask).movedim(1, -1)
+        # Backward, a split is one map written; slices are one each, and their sum.
+        prefix, tokens = x.split([self.prefix_tokens, x.shape[1] - self.prefix_tokens], 1)
+        mask = None if mask is None else mask[:, self.prefix_tokens :]
+        return torch.cat([prefix, function(tokens.movedim(-1, 1), mask).movedim(1, -1)], 1)
 
     def call_node(self, x: fx.Proxy, mask: fx.Proxy | None) -> fx.Proxy:
         """A call of the layer in a graph that torch.fx traces: its forward looks at sizes."""

@@ -227,3 +227,47 @@ def test_compiled_with_two_calls_in_a_graph_that_is_recomputed_is_refused() -> N
         loss = net(torch.randn(4, 3, 8, 8))
     with pytest.raises(RuntimeError, match="whose forward is not known"):
         loss.backward()
+
+
+class Masked(Single):
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(len(x), x[0, 0].numel(), dtype=torch.bool)
+        return self.crossnorm(self.conv(x).flatten(2), mask).view_as(x)
+
+
+def test_masked() -> None:
+    expected = gradients(Net(plain, part=Masked), own=True)
+    assert all(map(torch.equal, gradients(Net(reentrant, part=Masked), own=True), expected))
+
+
+def test_compiled_with_a_mask_in_a_checkpoint_is_refused() -> None:
+    """A graph for each choice of sites leaves nothing that its recomputation could go by."""
+    torch._dynamo.reset()
+    net, x = Net(reentrant, part=Masked).train(), torch.randn(4, 3, 8, 8)
+    for block in net.blocks:
+        block.compile(backend="eager")
+    with crossnorm_active(net, 1), pytest.raises(RuntimeError, match="with a mask not to be comp"):
+        net(x)
+    loss = net(x)
+    with crossnorm_active(net, 2), pytest.raises(RuntimeError, match="with a mask not to be comp"):
+        loss.backward()
+    net.run = plain
+    with crossnorm_active(net, 1):
+        net(x).backward()
+
+
+def test_a_library_s_own_checkpointing() -> None:
+    timm = pytest.importorskip("timm")
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = timm.create_model("resnet10t", num_classes=3)
+        for block in (net.layer1[0], net.layer3[0]):
+            block.act1 = nn.Sequential(block.act1, CrossNorm(crop="both"))
+        net.set_grad_checkpointing(recompute)
+        torch.manual_seed(1)
+        with crossnorm_active(net.train(), 2, torch.Generator().manual_seed(2)):
+            loss = net(torch.randn(4, 3, 64, 64)).square().sum()
+        loss.backward()
+        results.append([p.grad for p in net.parameters()])
+    assert all(map(torch.equal, *results))
