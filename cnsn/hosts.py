@@ -30,7 +30,8 @@ def host(
 ) -> None:
     """Make `layers` a submodule of `module`, which finds them by the hook of `handle`."""
     if handle is not None and isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        module.__class__ = _hiding(type(module))
+        plain: Any = type(module)
+        module.__class__ = _hiding(plain)
     module.add_module(name, layers)
     if handle is not None:
         # A handle that is pickled keeps its number from being given to another hook.
@@ -89,7 +90,7 @@ def _hiding(plain: Any) -> Any:
     return type(plain.__name__, (mixin, plain), attributes)
 
 
-def _new(plain: type[nn.Module]) -> nn.Module:
+def _new(plain: Any) -> nn.Module:
     found = _hiding(plain)
     made: nn.Module = found.__new__(found)
     return made
