@@ -30,7 +30,8 @@ def host(
 ) -> None:
     """Make `layers` a submodule of `module`, which finds them by the hook of `handle`."""
     if handle is not None and isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        module.__class__ = _hiding(type(module))
+        plain: Any = type(module)
+        module.__class__ = _hiding(plain)
     module.add_module(name, layers)
     if handle is not None:
         # A handle that is pickled keeps its number from being given to another hook.
@@ -44,7 +45,7 @@ def unhost(module: nn.Module, name: str) -> None:
         handle.remove()
     del module._modules[name]
     if isinstance(module, _Hiding) and not set(NAMES) & set(module._modules):
-        module.__class__ = type(module).plain
+        module.__class__ = type(module).plain  # type: ignore[assignment]
 
 
 class _Hiding:
@@ -61,8 +62,8 @@ class _Hiding:
         return iter(self._others().values())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        _, _, *state = super().__reduce_ex__(protocol)
-        return (_new, (self.plain,), *state)
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_new, (self.plain,), *reduced[2:])
 
 
 class _HidingDict(_Hiding):
@@ -80,7 +81,7 @@ class _HidingDict(_Hiding):
 
 
 @cache
-def _hiding(plain: type[nn.Module]) -> type[nn.Module]:
+def _hiding(plain: Any) -> Any:
     """`plain` whose members do not show the inserted layers."""
     if issubclass(plain, _Hiding):
         return plain
@@ -89,6 +90,7 @@ def _hiding(plain: type[nn.Module]) -> type[nn.Module]:
     return type(plain.__name__, (mixin, plain), attributes)
 
 
-def _new(plain: type[nn.Module]) -> nn.Module:
+def _new(plain: Any) -> nn.Module:
     found = _hiding(plain)
-    return found.__new__(found)
+    made: nn.Module = found.__new__(found)
+    return made

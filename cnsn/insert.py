@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -109,7 +109,10 @@ def _plan_output(
     family = isinstance(sites, SitedBlock) and last in ("post", "out")
     layout = layout_of(sites if family else spec)
     apart = not spec.crossnorm or spec.image
-    options = {"place": name, "crossnorm": None if apart else new_crossnorm(spec, **layout)}
+    options: dict[str, Any] = {
+        "place": name,
+        "crossnorm": None if apart else new_crossnorm(spec, **layout),
+    }
     layers: OutputCNSN
     if spec.selfnorm:
         build = partial(new_gate, like=like_of(module) or like_of(net), **layout)

@@ -34,8 +34,13 @@ class UnknownBuffer(UninitializedBuffer):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UnknownBuffer:
         if id(self) not in memo:
-            memo[id(self)] = type(self)(False, self.data.device, self.data.dtype)
+            memo[id(self)] = _unknown(type(self), self, False)
         return memo[id(self)]
+
+
+def _unknown(kind: Any, like: Tensor, requires_grad: bool) -> Any:
+    """A tensor without a shape, of the device and dtype of `like`."""
+    return kind(requires_grad, like.data.device, like.data.dtype)
 
 
 def unknown_gate(build: Callable[[int], Gate]) -> Gate:
@@ -46,11 +51,10 @@ def unknown_gate(build: Callable[[int], Gate]) -> Gate:
     for module, twin in zip(gate.modules(), other.modules(), strict=True):
         for name, tensor in module._parameters.items():
             if tensor is not None and tensor.shape != twin._parameters[name].shape:  # type: ignore[union-attr]
-                unknown = UnknownParameter(tensor.requires_grad, tensor.device, tensor.dtype)
-                module._parameters[name] = unknown
+                module._parameters[name] = _unknown(UnknownParameter, tensor, tensor.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.shape != twin._buffers[name].shape:  # type: ignore[union-attr]
-                module._buffers[name] = UnknownBuffer(False, buffer.device, buffer.dtype)
+                module._buffers[name] = _unknown(UnknownBuffer, buffer, False)
     return gate
 
 
@@ -91,7 +95,7 @@ class LazyCNSN(LazyModuleMixin, CNSN):
             given = state_dict.get(prefix + name)
             if is_lazy(tensor) and given is not None and not is_lazy(given):
                 with torch.no_grad():
-                    tensor.materialize(given.shape)  # type: ignore[attr-defined]
+                    tensor.materialize(given.shape)
 
 
 _PLAIN = frozenset(vars(nn.Module()))
@@ -101,7 +105,7 @@ def _fill(tensor: Tensor | None, fresh: Tensor | None, name: str) -> None:
     if tensor is None or fresh is None:
         return
     if is_lazy(tensor):
-        tensor.materialize(fresh.shape)  # type: ignore[attr-defined]
+        tensor.materialize(fresh.shape)
         tensor.copy_(fresh)
     elif tensor.shape != fresh.shape:
         raise ValueError(

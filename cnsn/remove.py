@@ -62,8 +62,7 @@ def _inserted(module: nn.Module, everything: bool) -> list[tuple[nn.Module, Call
         found.append((image, lambda: _remove_image(module)))
     layers = members.get("cnsn")
     if isinstance(layers, OutputCNSN):
-        own = layers
-        found.append((own, lambda: _reduce(own, everything) or unhost(module, "cnsn")))
+        found.append((layers, lambda: _remove_output(module, everything)))
     if isinstance(module, SitedBlock) and {module.cnsn_site, module.crossnorm_site} != {None}:
         held = [members[n] for n in ("cnsn", "crossnorm") if n in members]
         found.append((nn.ModuleList(held), lambda: _remove_block(module, everything)))  # type: ignore[arg-type]
@@ -81,6 +80,11 @@ def _reduce(layers: nn.Module | None, everything: bool) -> bool:
     return layers.selfnorm is not None
 
 
+def _remove_output(module: nn.Module, everything: bool) -> None:
+    if not _reduce(module._modules["cnsn"], everything):
+        unhost(module, "cnsn")
+
+
 def _remove_block(block: SitedBlock, everything: bool) -> None:
     if block.crossnorm_site is not None:
         del block.crossnorm, block.crossnorm_site
@@ -88,7 +92,7 @@ def _remove_block(block: SitedBlock, everything: bool) -> None:
         del block.cnsn, block.cnsn_site
     plain = plain_type(block)
     if plain is not None and block.cnsn_site is None:
-        block.__class__ = plain
+        block.__class__ = plain  # type: ignore[assignment]
 
 
 def _remove_member(chain: SitedChain, member: nn.Module, everything: bool) -> None:
