@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tasks.engine.base import CNSNModule
+from tasks.engine.factories import FactoryParser
 from tasks.engine.results import OWN, check_own
 from tasks.runs.callback_kinds import check_callbacks
 from tasks.runs.nonfinite import NonFinite
@@ -150,7 +151,7 @@ def rehearse(config: Any, task: type[CNSNModule]) -> None:
     for key in ("weights", "official"):
         if key in trial:
             trial[key] = None
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = FactoryParser(exit_on_error=False)
     parser.add_class_arguments(task, "model")
     with torch.random.fork_rng(devices=[]):
         parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))

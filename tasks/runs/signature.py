@@ -1,4 +1,4 @@
-"""What a class takes, the options that it passes on to its parent among them."""
+"""What a class or a function takes, the options that it passes on to others among them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 # As the command line reads it, which knows no other way either.
 from jsonargparse._parameter_resolvers import get_signature_parameters
 
-__all__ = ["defaults_of"]
+__all__ = ["defaults_of", "options_of"]
 
 
 @cache
+def options_of(kind: Any) -> dict[str, Any]:
+    """Every option of a class or function by name, with its `annotation` and `default`."""
+    return {option.name: option for option in get_signature_parameters(kind)}
+
+
 def defaults_of(kind: Any) -> dict[str, Any]:
-    """Default by name of every option of a class or function; `inspect.Parameter.empty` is none."""
-    return {option.name: option.default for option in get_signature_parameters(kind)}
+    """Default by name of every option of a class or function; `inspect.Parameter.empty` is none.
+
+    The number of classes is a network's option also where the network calls it otherwise.
+    """
+    own = {name: option.default for name, option in options_of(kind).items()}
+    return {"num_classes": None, **own}
