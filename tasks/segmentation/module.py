@@ -26,6 +26,7 @@ from data.segmentation.module import DOMAINS, SourceAndTarget
 from tasks.engine.base import CNSNModule, CrossNormTraining
 from tasks.engine.media import log_matrix
 from tasks.engine.metrics import ConfusionMatrices
+from tasks.engine.weights import holds_layers
 from tasks.runs.dispensable import dispensable
 from tasks.segmentation.inference import NO_CLASS, EvaluationSpec, centre_of, segment
 from tasks.segmentation.metrics import iou_of
@@ -38,7 +39,7 @@ from tasks.segmentation.pictures import (
     save_prediction,
 )
 from tasks.segmentation.report import print_segmentation
-from tasks.segmentation.weights import holds_selfnorm, load_backbone_with_selfnorm, load_pretrained
+from tasks.segmentation.weights import load_pretrained
 
 __all__ = ["Segmentation", "pixel_cross_entropy"]
 
@@ -115,17 +116,12 @@ class Segmentation(CNSNModule):
                 "Expected `crossnorm.consistency` to be 0 in segmentation, whose recipe has no "
                 f"consistency loss, but got {crossnorm.consistency}."
             )
-        late = weights is not None and holds_selfnorm(weights)
-        if late and not cnsn.selfnorm:
+        if weights is not None and holds_layers(weights) and not cnsn.selfnorm:
             raise ValueError(
                 f"Expected `cnsn.kind` to be sn or cnsn for {weights}, which holds SelfNorm, but "
                 f"got {cnsn.kind!r}."
             )
-        super().__init__(
-            network, cnsn, crossnorm, *args, weights=None if late else weights, **options
-        )
-        if late and weights is not None:
-            load_backbone_with_selfnorm(self.network, weights)
+        super().__init__(network, cnsn, crossnorm, *args, weights=weights, **options)
         self.evaluation = evaluation
         self.auxiliary = auxiliary
         self.pictures = pictures
