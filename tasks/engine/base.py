@@ -263,7 +263,14 @@ class CNSNModule(L.LightningModule):
 
     def forward(self, inputs: Tensor) -> Any:
         """What the network makes of (B, C, H, W) inputs."""
-        return self.network(inputs.contiguous(memory_format=self.memory_format))
+        outputs = self.network(inputs.contiguous(memory_format=self.memory_format))
+        # Some networks return them beside others, while training (Inception) or always.
+        return getattr(outputs, "logits", outputs)
+
+    @staticmethod
+    def output_shape(size: int, classes: int) -> tuple[int, ...]:
+        """Of what the network makes of one :meth:`example`."""
+        return (1, classes)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout's draws are a function of (seed, step, process): a resumed run repeats them."""

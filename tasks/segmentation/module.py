@@ -30,6 +30,7 @@ from tasks.engine.weights import holds_layers
 from tasks.runs.dispensable import dispensable
 from tasks.segmentation.inference import NO_CLASS, EvaluationSpec, centre_of, segment
 from tasks.segmentation.metrics import iou_of
+from tasks.segmentation.networks import of_any_size
 from tasks.segmentation.pictures import (
     Example,
     class_bars,
@@ -63,7 +64,8 @@ class Segmentation(CNSNModule):
 
     Args:
         network: of (B, 3, H, W) images, that returns logits (B, classes, H, W) or {"out", "aux"};
-            see :mod:`tasks.segmentation.networks`.
+            see :mod:`tasks.segmentation.networks`. Those of segmentation_models_pytorch get images
+            filled up to the sizes that they take.
         cnsn: the layers to insert.
         crossnorm: when CrossNorm acts; there is no consistency loss in this task.
         evaluation: what scores are measured on.
@@ -121,6 +123,7 @@ class Segmentation(CNSNModule):
                 f"Expected `cnsn.kind` to be sn or cnsn for {weights}, which holds SelfNorm, but "
                 f"got {cnsn.kind!r}."
             )
+        network = of_any_size(network)
         super().__init__(network, cnsn, crossnorm, *args, weights=weights, **options)
         self.evaluation = evaluation
         self.auxiliary = auxiliary
@@ -129,6 +132,10 @@ class Segmentation(CNSNModule):
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         return load_pretrained(network, weights, self.HEADS)
+
+    @staticmethod
+    def output_shape(size: int, classes: int) -> tuple[int, ...]:
+        return (1, classes, size, size)
 
     def logits(self, images: Tensor) -> Tensor:
         """Of the main head, (B, classes, H, W)."""
