@@ -4,6 +4,7 @@ from cnsn.backbones import register_block
 from cnsn.checkpoint import load_official
 from cnsn.insert import CNSNSpec, crossnorm_active, crossnorm_sites, insert
 from cnsn.layers import CNSN, CrossNorm, SelfNorm
+from cnsn.remove import remove
 from cnsn.sites import SitedBlock
 
 __version__ = "0.1.0"
@@ -21,4 +22,5 @@ __all__ = [
     "load_official",
     "losses",
     "register_block",
+    "remove",
 ]

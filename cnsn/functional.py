@@ -24,9 +24,10 @@ SPAN_PARTS = 1 << 24
 
 
 def _spatial_dims(x: Tensor) -> tuple[int, ...]:
-    if x.ndim not in (3, 4):
+    if x.ndim not in (3, 4, 5):
         raise ValueError(
-            f"Expected `x` to be of shape (B, C, H, W) or (B, C, L), but got {tuple(x.shape)}."
+            "Expected `x` to be of shape (B, C, L), (B, C, H, W) or (B, C, T, H, W), but got "
+            f"{tuple(x.shape)}."
         )
     return tuple(range(2, x.ndim))
 
@@ -41,15 +42,16 @@ def instance_stats(
     """Mean and standard deviation of every channel of every sample.
 
     Args:
-        x: floating point, of shape (B, C, H, W) or (B, C, L).
+        x: floating point, of shape (B, C, L), (B, C, H, W) or (B, C, T, H, W).
         eps: added to the unbiased variance, inside the root.
-        mask: bool (B, H, W) or (B, L), the positions that count; None counts all. Whatever the
-            others hold, NaN included, changes nothing, and no gradient reaches them.
+        mask: bool of the shape of `x` without its channels, the positions that count; None counts
+            all. Whatever the others hold, NaN included, changes nothing, and no gradient reaches
+            them.
 
     Returns:
-        ``mean`` and ``std`` of shape (B, C, 1, 1) or (B, C, 1), in float32 for half-precision
-        inputs and in the input's dtype otherwise. The variance of a single position is 0, as are
-        mean and variance of a sample of which no position counts.
+        ``mean`` and ``std`` of shape (B, C, 1), (B, C, 1, 1) or (B, C, 1, 1, 1), in float32 for
+        half-precision inputs and in the input's dtype otherwise. The variance of a single position
+        is 0, as are mean and variance of a sample of which no position counts.
 
     Raises:
         ValueError: for another number of dimensions, an integer dtype, a map with no position or
@@ -96,7 +98,7 @@ def cross_norm(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
     """Give `content` the per-channel statistics of `style`.
 
     Args:
-        content: (B, C, H, W) or (B, C, L).
+        content: (B, C, L), (B, C, H, W) or (B, C, T, H, W).
         style: same B and C; its spatial size may differ.
         eps: added to both variances, inside the root.
 
@@ -135,12 +137,12 @@ def exchange(
     """Give each map of a batch, inside a box, the statistics of another map's box.
 
     Args:
-        x: (B, C, H, W) or (B, C, L).
+        x: (B, C, L), (B, C, H, W) or (B, C, T, H, W).
         order: whose style each takes, (B,) along dimension 0 or (C,) along 1.
         dim: 0 or 1.
         eps: added to both variances, inside the root.
         content_box: top, left, height and width; None is everywhere. A sequence is a map one
-            position wide.
+            position wide; in a video the box is the same in every frame.
         style_box: likewise.
 
     Returns:
@@ -161,13 +163,13 @@ def exchange(
 
 
 def _index(x: Tensor, box: tuple[int, int, int, int] | None) -> tuple[slice, ...]:
-    """What cuts `box` out of maps or, one position wide, out of sequences."""
+    """What cuts `box` out of maps, out of every frame, or, one position wide, out of sequences."""
     everything = (slice(None),) * x.ndim
     if box is None:
         return everything
     top, left, height, width = box
     rows, columns = slice(top, top + height), slice(left, left + width)
-    return (*everything[:2], rows, columns)[: x.ndim]
+    return (*everything[:2], rows) if x.ndim == 3 else (*everything[:-2], rows, columns)
 
 
 def sample_beta(beta: float, generator: torch.Generator | None = None) -> float:

@@ -1,4 +1,4 @@
-"""Put CrossNorm and SelfNorm into a built network, and switch CrossNorm on for a forward.
+"""Put CrossNorm and SelfNorm into a built network.
 
 net = insert(torchvision.models.resnet50(weights="DEFAULT"), CNSNSpec(kind="cnsn"))
 with crossnorm_active(net, k=1):
@@ -7,89 +7,42 @@ with crossnorm_active(net, k=1):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from cnsn.active import crossnorm_active, crossnorm_sites
 from cnsn.backbones import known_blocks, sited_type
-from cnsn.kinds import GATES, RESTYLINGS, choose
-from cnsn.layers import CNSN, Crop, Gate, Restyling
-from cnsn.layers.crossnorm import check_crossnorm_options
+from cnsn.hosts import host, is_chain
+from cnsn.image import exchange_input as _exchange_input  # noqa: F401  Pickled networks name it.
+from cnsn.image import plan_image
+from cnsn.kinds import GATES, RESTYLINGS, layout_of
+from cnsn.layers import CNSN, Gate, Restyling
+from cnsn.outputs import (
+    LazyOutputCNSN,
+    OutputCNSN,
+    example_pattern,
+    known_channels,
+    places,
+    restyle_output,
+)
 from cnsn.sites import ChainUnit, SitedBlock, SitedChain
+from cnsn.spec import CNSNSpec, Kind, Where, check_at
 
 __all__ = ["CNSNSpec", "Kind", "crossnorm_active", "crossnorm_sites", "insert"]
 
-Kind = Literal["none", "cn", "sn", "cnsn"]
-Block = nn.Module | ChainUnit
+Block = SitedBlock | ChainUnit
+Like = dict[str, Any]
 Net = TypeVar("Net", bound=nn.Module)
+# How far all SelfNorms together move a network's outputs at most, when its start is neutral.
+MOVED = 0.04
 
 
-@dataclass(frozen=True)
-class CNSNSpec:
-    """Which layers, where.
-
-    Args:
-        kind: "none" leaves the network untouched, so that baseline and method share one path.
-        position: site of the layers: pre, residual, identity, post or out in residual blocks;
-            other networks name theirs.
-        cn_position: site of CrossNorm where it differs from SelfNorm's; None means the same.
-        crop: see :class:`cnsn.CrossNorm`.
-        beta: see :class:`cnsn.CrossNorm`.
-        min_area: see :class:`cnsn.CrossNorm`.
-        stages: stages of the network that get the layers, counted from 1; None means all.
-        two_sided: see :class:`cnsn.SelfNorm`.
-        image: CrossNorm acts on the input of the network's call, the image, and nowhere else.
-        restyle: which layer stands for CrossNorm, of :data:`cnsn.kinds.RESTYLINGS`.
-        gate: which layer stands for SelfNorm, of :data:`cnsn.kinds.GATES`.
-    """
-
-    kind: Kind = "none"
-    position: str = "post"
-    cn_position: str | None = None
-    crop: Crop = "neither"
-    beta: float = 1.0
-    min_area: float = 0.1
-    stages: tuple[int, ...] | None = None
-    two_sided: bool = False
-    image: bool = False
-    restyle: str = "crossnorm"
-    gate: str = "selfnorm"
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(
-                f"Expected `kind` to be one of {get_args(Kind)}, but got {self.kind!r}."
-            )
-        choose(RESTYLINGS, "restyle", self.restyle)
-        choose(GATES, "gate", self.gate)
-        check_crossnorm_options(self.crop, self.beta, self.min_area)
-        if self.stages is not None and (not self.stages or min(self.stages) < 1):
-            raise ValueError(
-                f"Expected `stages` to hold numbers from 1, or to be None, but got {self.stages}."
-            )
-        if self.cn_position is not None and self.image:
-            raise ValueError(
-                "Expected `cn_position` to be None when `image` is set, but got "
-                f"{self.cn_position!r}: CrossNorm sits in one place."
-            )
-
-    @property
-    def crossnorm(self) -> bool:
-        """Whether there is a CrossNorm."""
-        return self.kind in ("cn", "cnsn")
-
-    @property
-    def selfnorm(self) -> bool:
-        """Whether there is a SelfNorm."""
-        return self.kind in ("sn", "cnsn")
-
-
-def insert(net: Net, spec: CNSNSpec) -> Net:
-    """Insert the layers into `net`, in place, and return it.
+def insert(net: Net, spec: CNSNSpec, *, at: Where | None = None) -> Net:
+    r"""Insert the layers into `net`, in place, and return it.
 
     Every residual block gets a ``cnsn`` submodule at ``spec.position`` (keys such as
     ``layer1.0.cnsn.selfnorm.g_fc.weight``), and a ``crossnorm`` where CrossNorm sits elsewhere. In
@@ -99,178 +52,210 @@ def insert(net: Net, spec: CNSNSpec) -> Net:
     from their blocks (``fcn_resnet50``, segmentation encoders). New parameters are created on the
     device and in the dtype of the block they join.
 
+    In any other network `at` says which modules' outputs get the layers, each module a ``cnsn``
+    submodule of its own::
+
+        insert(timm.create_model("resnet18"), spec, at=r"layer[1-4]\.\d+$")
+        insert(net, spec, at=["stem$", r"blocks\.\d+$"])
+        insert(net, spec, at=lambda name, module: isinstance(module, MyBlock))
+
+    A pattern is searched in the names of ``net.named_modules()``. It may not match a module and
+    another inside it (end it with ``$``); different patterns, and a predicate, may. A module that
+    several names share gets one ``cnsn``. `at` comes before ``spec.at``.
+
+    A convolution's channels are known; elsewhere the first forward tells them, as in torch's lazy
+    modules, and their rule holds: run one forward on the network's device, say ``net.eval()(x)``
+    without gradients, before anything that asks for shapes (DistributedDataParallel, FSDP,
+    counting, an optimizer that groups parameters by their dimensions). An optimizer that merely
+    holds the parameters may be made before.
+
     Raises:
         ValueError: no known block, layers inserted before, a position or stage that the network
-            does not have. The network is then unchanged.
+            does not have, a pattern that matches no module. The network is then unchanged.
     """
     if spec.kind == "none":
         return net
-    blocks = _find_blocks(net)
-    _check_blocks(net, blocks, spec)
+    at = spec.at if at is None else at
+    _check_free(net)
+    plans: list[Callable[[], None]] = []
+    if at is not None:
+        check_at(spec, at)
+        named = places(net, at)
+        new_gate = _gates(spec, len(named))
+        plans += [_plan_output(net, name, module, spec, new_gate) for name, module in named]
+    elif spec.selfnorm or not spec.image:
+        blocks = _choose_blocks(net, spec)
+        new_gate = _gates(spec, sum(spec.position in sites.sites() for _, sites in blocks))
+        plans += [_plan_block(block, sites, spec, new_gate) for block, sites in blocks]
     if spec.crossnorm and spec.image:
-        _equip_input(net, spec)
-    if spec.selfnorm or not spec.image:
-        for block, stage in blocks:
-            if spec.stages is None or stage in spec.stages:
-                _equip(block, spec)
+        plans.append(plan_image(net, spec))
+    for plan in plans:
+        plan()
     return net
 
 
-def crossnorm_sites(net: nn.Module) -> list[Restyling]:
-    """The modules of `net` that :func:`crossnorm_active` switches on, in order of registration."""
-    return [module for module in net.modules() if isinstance(module, Restyling)]
+def _gates(spec: CNSNSpec, count: int) -> Callable[..., Gate]:
+    """What makes the `count` gates of one insertion."""
+    moved = 1 - (1 - MOVED) ** (1 / max(count, 1)) if spec.start == "neutral" else None
+    return partial(_new_gate, spec=spec, moved=moved)
 
 
-@contextmanager
-def crossnorm_active(
-    net: nn.Module,
-    k: int = 1,
-    generator: torch.Generator | None = None,
-    *,
-    draws: torch.Generator | None = None,
-    partner: Tensor | None = None,
-    rows: slice | None = None,
-) -> Iterator[list[Restyling]]:
-    """Within the context, `k` randomly chosen CrossNorm sites of `net` are active.
-
-    Args:
-        net: a network with CrossNorm inserted; CrossNorm acts only while it is training.
-        k: how many of the n sites, from 0 to n.
-        generator: CPU generator of the choice; None means torch's global one.
-        draws: CPU generator of permutations and boxes; None means `generator`. Processes that
-            train together choose the same sites but draw differently.
-        partner: see :class:`cnsn.CrossNorm`.
-        rows: see :class:`cnsn.CrossNorm`; None means the whole batch.
-
-    Yields:
-        The active sites. Everything is restored at the end, also after an exception.
-
-    Raises:
-        ValueError: if `k` is negative or larger than the number of sites.
-    """
-    sites = crossnorm_sites(net)
-    if not 0 <= k <= len(sites):
-        raise ValueError(
-            f"Expected `k` to be from 0 to {len(sites)}, the number of CrossNorm sites, "
-            f"but got {k}."
-        )
-    order = torch.randperm(len(sites), generator=generator, device="cpu")
-    chosen = [sites[i] for i in order[:k].tolist()]
-    before = [(site.active, site.generator, site.partner, site.rows) for site in chosen]
-    try:
-        for site in chosen:
-            site.active = True
-            site.generator = generator if draws is None else draws
-            site.partner = partner
-            site.rows = rows
-        yield chosen
-    finally:
-        for site, state in zip(chosen, before, strict=True):
-            site.active, site.generator, site.partner, site.rows = state
+def _new_gate(
+    channels: int, *, spec: CNSNSpec, moved: float | None, like: Like, **layout: int
+) -> Gate:
+    gate = GATES[spec.gate].build(spec, channels, **layout)
+    if moved is not None:
+        gate.open(moved)
+    return gate.to(**like)
 
 
-def _find_blocks(net: nn.Module) -> list[tuple[Block, int]]:
-    """Blocks that have sites or can get them, each with its stage's number, from 1.
-
-    The stage is the container that holds the block (``layer1``, ``block1.layer``, ...), or what
-    lies between two poolings of a chain.
-    """
-    blocks: list[tuple[Block, int]] = []
-    stages: dict[tuple[str, int], int] = {}
-    for name, module in net.named_modules():
-        found: list[tuple[Block, tuple[str, int]]] = []
-        if isinstance(module, SitedChain):
-            found = [(unit, (name, unit.stage)) for unit in module.units()]
-        elif isinstance(module, SitedBlock) or sited_type(module):
-            found = [(module, (name.rpartition(".")[0], 0))]
-        for block, place in found:
-            blocks.append((block, stages.setdefault(place, len(stages) + 1)))
-    return blocks
+def _like(module: nn.Module) -> Like:
+    """Device and dtype of the parameters of `module`."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return {"device": parameter.device, "dtype": parameter.dtype}
+    return {}
 
 
-def _check_blocks(net: nn.Module, blocks: list[tuple[Block, int]], spec: CNSNSpec) -> None:
-    if not blocks and (spec.selfnorm or not spec.image):
-        raise ValueError(
-            f"Expected `net` to hold blocks that the layers fit into, but {type(net).__name__} has "
-            f"none. Known are the networks of cnsn.nets and {', '.join(known_blocks())}; in other "
-            "networks call cnsn.CNSN in your own forward."
-        )
+def _new_crossnorm(spec: CNSNSpec, **layout: int) -> Restyling:
+    return RESTYLINGS[spec.restyle].build(spec, **layout)
+
+
+def _check_free(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, Restyling | Gate):
             raise ValueError(
                 f"Expected `net` to be without CrossNorm and SelfNorm, but {type(net).__name__} "
-                "has them already: build it anew and insert once."
+                "has them already: insert once, or take them out by cnsn.remove."
             )
-    sites = sorted({site for block, _ in blocks for site in _site_names(block)})
+
+
+def _sites_of(net: nn.Module, block: Block | nn.Module) -> Block | None:
+    """The block of `net` as it will be once it has sites; it shares all that the block holds."""
+    if isinstance(block, SitedBlock | ChainUnit):
+        return block
+    sited = sited_type(block)
+    if sited is None:
+        return None
+    view = copy.copy(block)
+    view.__class__ = sited
+    assert isinstance(view, SitedBlock)
+    view.settle(net)
+    return view
+
+
+def _choose_blocks(net: nn.Module, spec: CNSNSpec) -> list[tuple[Block | nn.Module, Block]]:
+    """The blocks that get layers, each with what tells its sites.
+
+    The stage is the container that holds the block (``layer1``, ``block1.layer``, ...), or what
+    lies between two poolings of a chain. Where all blocks lie in one container, a family may say
+    that one which lowers the resolution begins a stage.
+    """
+    blocks: list[tuple[Block | nn.Module, Block]] = []
+    stages: list[int] = []
+    numbers: dict[tuple[str, int], int] = {}
+    count = 0
+    for name, module in net.named_modules():
+        found: list[tuple[Block | nn.Module, Block, tuple[str, int]]] = []
+        if isinstance(module, SitedChain):
+            found = [(unit, unit, (name, unit.stage)) for unit in module.units()]
+        elif (sites := _sites_of(net, module)) is not None:
+            found = [(module, sites, (name.rpartition(".")[0], 0))]
+        for block, own, place in found:
+            blocks.append((block, own))
+            if place not in numbers or (isinstance(own, SitedBlock) and own.starts_stage()):
+                count += 1
+                numbers[place] = count
+            stages.append(numbers[place])
+    _check_blocks(net, [sites for _, sites in blocks], spec)
+    if spec.stages is None:
+        return blocks
+    last = max(stages, default=0)
+    if max(spec.stages) > last:
+        raise ValueError(f"Expected `stages` to be from 1 to {last}, but got {spec.stages}.")
+    return [block for block, stage in zip(blocks, stages, strict=True) if stage in spec.stages]
+
+
+def _check_blocks(net: nn.Module, blocks: list[Block], spec: CNSNSpec) -> None:
+    if not blocks:
+        example = example_pattern(net)
+        raise ValueError(
+            f"Expected `net` to hold blocks that the layers fit into, but {type(net).__name__} has "
+            f"none. Known are the networks of cnsn.nets and {', '.join(known_blocks())}; in other "
+            "networks name the modules whose outputs get the layers, by `at`"
+            f"{f', such as insert(net, spec, at=r{example!r})' if example else ''}."
+        )
+    sites = sorted({site for block in blocks for site in block.sites()})
     # Where CrossNorm alone sits elsewhere, nothing sits at `position`, whatever its default says.
     unused = not spec.selfnorm and (spec.image or spec.cn_position is not None)
     for position in (None if unused else spec.position, spec.cn_position):
-        if blocks and position is not None and position not in sites:
-            types = sorted({type(block).__name__ for block, _ in blocks})
+        if position is not None and position not in sites:
+            types = sorted({type(block).__name__ for block in blocks})
             raise ValueError(
                 f"Expected the position to be one of {sites}, the sites of {', '.join(types)}, "
                 f"but got {position!r}."
             )
-    last = max((stage for _, stage in blocks), default=0)
-    if spec.stages is not None and blocks and max(spec.stages) > last:
-        raise ValueError(f"Expected `stages` to be from 1 to {last}, but got {spec.stages}.")
 
 
-def _site_names(block: Block) -> tuple[str, ...]:
-    if isinstance(block, SitedBlock | ChainUnit):
-        return block.SITES
-    sited = sited_type(block)
-    assert sited is not None
-    return sited.SITES
-
-
-def _equip(block: Block, spec: CNSNSpec) -> None:
-    if not isinstance(block, SitedBlock | ChainUnit):
-        sited = sited_type(block)
-        assert sited is not None
-        block.__class__ = sited
-    assert isinstance(block, SitedBlock | ChainUnit)
+def _plan_block(
+    block: Block | nn.Module, sites: Block, spec: CNSNSpec, new_gate: Callable[..., Gate]
+) -> Callable[[], None]:
+    """What puts the layers into `block`, to be called when nothing else is refused."""
+    layout = layout_of(sites)
     apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
-    if apart and not spec.image and spec.cn_position in block.SITES:
-        block.put(spec.cn_position, _new_crossnorm(spec).train(block.host.training))
-    if spec.position not in block.SITES:
-        return
-    gate = None
+    made: list[tuple[str, CNSN | Restyling]] = []
+    if apart and not spec.image and spec.cn_position in sites.sites():
+        made.append((str(spec.cn_position), _new_crossnorm(spec, **layout)))
+    if spec.position in sites.sites():
+        gate = None
+        if spec.selfnorm:
+            channels = sites.site_channels()[spec.position]
+            gate = new_gate(channels, like=_like(sites.host), **layout)
+        crossnorm = _new_crossnorm(spec, **layout) if spec.crossnorm and not apart else None
+        if gate is not None or crossnorm is not None:
+            made.append((spec.position, CNSN(crossnorm=crossnorm, selfnorm=gate)))
+
+    def equip() -> None:
+        if isinstance(sites, SitedBlock):
+            assert isinstance(block, nn.Module)
+            block.__class__ = type(sites)
+        assert isinstance(block, SitedBlock | ChainUnit)
+        for site, layers in made:
+            block.put(site, layers.train(block.host.training))
+
+    return equip
+
+
+def _plan_output(
+    net: nn.Module, name: str, module: nn.Module, spec: CNSNSpec, new_gate: Callable[..., Gate]
+) -> Callable[[], None]:
+    """What puts the layers on the output of `module`."""
+    sites = _sites_of(net, module)
+    # The last site of a residual block is its output.
+    last = sites.sites()[-1] if isinstance(sites, SitedBlock) else ""
+    family = last in ("post", "out")
+    layout = layout_of(sites if family else spec)
+    apart = not spec.crossnorm or spec.image
+    options = {"place": name, "crossnorm": None if apart else _new_crossnorm(spec, **layout)}
+    layers: OutputCNSN
     if spec.selfnorm:
-        channels = block.site_channels()[spec.position]
-        reference = next(block.host.parameters())
-        gate = GATES[spec.gate].build(spec, channels)
-        gate.to(device=reference.device, dtype=reference.dtype)
-    crossnorm = _new_crossnorm(spec) if spec.crossnorm and not apart else None
-    if gate is not None or crossnorm is not None:
-        layers = CNSN(crossnorm=crossnorm, selfnorm=gate)
-        block.put(spec.position, layers.train(block.host.training))
+        build = partial(new_gate, like=_like(module) or _like(net), **layout)
+        dim = layout.get("channel_dim", 1)
+        assert sites is not None or not family
+        channels = sites.site_channels()[last] if family else known_channels(module, dim)  # type: ignore[union-attr]
+        if channels is None:
+            layers = LazyOutputCNSN(build=build, channel_dim=dim, **options)
+        else:
+            layers = OutputCNSN(selfnorm=build(channels), **options)
+    else:
+        layers = OutputCNSN(**options)
+    layers.train(module.training)
 
-
-def _new_crossnorm(spec: CNSNSpec) -> Restyling:
-    return RESTYLINGS[spec.restyle].build(spec)
-
-
-def _equip_input(net: nn.Module, spec: CNSNSpec) -> None:
-    """Let CrossNorm act on what `net` is called with, whatever takes it first."""
-    if not any(isinstance(module, nn.Conv2d) for module in net.modules()):
-        raise ValueError(
-            f"Expected `net` to take an image, which its Conv2d would show, but "
-            f"{type(net).__name__} has none."
+    def equip() -> None:
+        # The last member of a chain gets the chain's output by itself.
+        chain = is_chain(module)
+        host(
+            module, "cnsn", layers, None if chain else module.register_forward_hook(restyle_output)
         )
-    # Whatever is in a chain would be called by it.
-    while isinstance(net, nn.Sequential):
-        net = net[0]
-    net.image_crossnorm = _new_crossnorm(spec).train(net.training)
-    net.register_forward_pre_hook(_exchange_input)
 
-
-def _exchange_input(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Gets the module that it hooks from the caller, so that copies have their own CrossNorm."""
-    if not inputs:
-        raise ValueError(
-            "Expected the image as the network's first argument, without a keyword, for CrossNorm "
-            "to act on it, but got keywords alone."
-        )
-    crossnorm: Restyling = net.image_crossnorm  # type: ignore[assignment]
-    return crossnorm(inputs[0]), *inputs[1:]
+    return equip

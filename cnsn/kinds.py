@@ -13,7 +13,7 @@ from torch import nn
 
 from cnsn.layers import CrossNorm, Gate, Restyling, SelfNorm
 
-__all__ = ["GATES", "RESTYLINGS", "Insertable", "choose"]
+__all__ = ["GATES", "RESTYLINGS", "Insertable", "choose", "layout_of"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -30,19 +30,26 @@ class Insertable(Generic[Layer]):
     layer: type[Layer]
     options: tuple[str, ...] = ()
 
-    def build(self, spec: Any, *args: Any) -> Layer:
-        """A new layer with the options of `spec`."""
-        return self.layer(*args, **{name: getattr(spec, name) for name in self.options})
+    def build(self, spec: Any, *args: Any, **layout: Any) -> Layer:
+        """A new layer with the options of `spec`, for maps of a layout; see :func:`layout_of`."""
+        return self.layer(*args, **{name: getattr(spec, name) for name in self.options}, **layout)
 
 
 # What acts while training, when it is switched on.
 RESTYLINGS: dict[str, Insertable[Restyling]] = {
-    "crossnorm": Insertable(CrossNorm, ("crop", "beta", "min_area")),
+    "crossnorm": Insertable(CrossNorm, ("crop", "beta", "min_area", "mode")),
 }
 # What always acts; the class takes the number of channels first.
 GATES: dict[str, Insertable[Gate]] = {
     "selfnorm": Insertable(SelfNorm, ("two_sided",)),
 }
+
+
+def layout_of(place: Any) -> dict[str, int]:
+    """How the maps at `place`, a block or a spec, lie in memory, where it is not (B, C, ...)."""
+    usual = {"channel_dim": 1, "prefix_tokens": 0}
+    found = {name: getattr(place, name, value) for name, value in usual.items()}
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def choose(table: dict[str, Insertable[Layer]], field: str, name: str) -> Insertable[Layer]:

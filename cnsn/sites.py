@@ -39,11 +39,17 @@ class SitedBlock(nn.Module):
 
     Attributes:
         SITES: the names that its forward passes, in order.
+        channel_dim: the dimension of the channels at its sites: 1, or -1 of maps (B, H, W, C) and
+            tokens (B, N, C).
+        prefix_tokens: how many tokens before the others are no part of the map, such as a class
+            token.
         cnsn, cnsn_site: the inserted layers and where they act; None before insertion.
         crossnorm, crossnorm_site: CrossNorm where it sits at another site than SelfNorm.
     """
 
     SITES: ClassVar[tuple[str, ...]] = RESIDUAL_SITES
+    channel_dim: int = 1
+    prefix_tokens: int = 0
     cnsn_site: str | None = None
     crossnorm_site: str | None = None
     cnsn: CNSN
@@ -70,6 +76,22 @@ class SitedBlock(nn.Module):
     def site_channels(self) -> Mapping[str, int]:
         """Number of channels at each site."""
         raise NotImplementedError
+
+    def sites(self) -> tuple[str, ...]:
+        """Those of `SITES` that this very block passes."""
+        return self.SITES
+
+    def starts_stage(self) -> bool:
+        """Whether a stage begins with this block, though the one before lies in its container."""
+        return False
+
+    def settle(self, net: nn.Module) -> None:
+        """Learn what `net` alone knows of the maps of this block within it."""
+
+    @classmethod
+    def parts(cls) -> frozenset[str] | None:
+        """The children that its forward knows; None does not say."""
+        return None
 
     @property
     def host(self) -> nn.Module:
@@ -100,6 +122,10 @@ class ChainUnit:
     def host(self) -> nn.Module:
         """The module whose device, dtype and mode the inserted layers take."""
         return self.parts[0]
+
+    def sites(self) -> tuple[str, ...]:
+        """The sites that this unit passes."""
+        return self.SITES
 
 
 class SitedChain(nn.Sequential):

@@ -14,7 +14,7 @@ from torch import nn
 
 from cnsn.sites import SitedBlock
 
-__all__ = ["known_blocks", "register_block", "sited_type"]
+__all__ = ["known_blocks", "plain_type", "register_block", "sited_type"]
 
 _SITED: dict[type[nn.Module], type[SitedBlock]] = {}
 
@@ -42,9 +42,35 @@ def register_block(block_type: type[nn.Module], sited_type: type[SitedBlock]) ->
 
 
 def sited_type(module: nn.Module) -> type[SitedBlock] | None:
-    """What a block turns into; None where it is of no known type."""
+    """What a block turns into; None where it is of no known type.
+
+    Raises:
+        ValueError: it is of a known type, but its forward is not, or may not be.
+    """
     _load(type(module).__module__.partition(".")[0])
-    return _SITED.get(type(module))
+    sited = _SITED.get(type(module))
+    if sited is not None:
+        _check(module, sited)
+    return sited
+
+
+def _check(block: nn.Module, sited: type[SitedBlock]) -> None:
+    """Refuse a block that does more than what `sited` does in its place."""
+    parts, surplus = sited.parts(), ["forward"] if "forward" in vars(block) else []
+    if parts is not None:
+        surplus += [name for name, _ in block.named_children() if name not in parts]
+    if surplus:
+        name = f"{type(block).__module__}.{type(block).__name__}"
+        raise ValueError(
+            f"Expected blocks of type {name} as its library builds them, but one has "
+            f"{', '.join(surplus)} of its own, which the layers' place in it does not allow for: "
+            "insert them first, or behind whole modules by `at`."
+        )
+
+
+def plain_type(block: nn.Module) -> type[nn.Module] | None:
+    """What a block was before it got sites; None where it was written with them."""
+    return next((plain for plain, sited in _SITED.items() if type(block) is sited), None)
 
 
 def known_blocks() -> list[str]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cnsn import functional
 from cnsn.kernels.plain import plain_gradient, plain_products
-from cnsn.kernels.regions import Box, Exchange, Moments, alike, dense, term
+from cnsn.kernels.regions import Box, Exchange, Moments, alike, as_images, dense, term
 
 __all__ = ["Statistics", "backend", "exchanged"]
 
@@ -53,14 +53,16 @@ def exchanged(
     content_box: Box | None = None,
     style_box: Box | None = None,
 ) -> Tensor:
-    """What :func:`cnsn.functional.exchange` returns. `order` may be on CPU, wherever `x` is."""
+    """What :func:`cnsn.functional.exchange` returns. `order` may be on CPU, wherever `x` is.
+
+    Boxes are not for (B, C, T, H, W).
+    """
     if order.shape != x.shape[dim : dim + 1]:
         raise ValueError(
             f"Expected `order` to be of shape ({x.shape[dim]},), but got {tuple(order.shape)}."
         )
-    maps = dense(x if x.ndim == 4 else x.unsqueeze(-1))
-    y = _Exchange.apply(maps, order, dim, eps, content_box, style_box)
-    return y if y.shape == x.shape else y.squeeze(-1)
+    y = _Exchange.apply(dense(as_images(x)), order, dim, eps, content_box, style_box)
+    return y if y.ndim == x.ndim else y.view(x.shape)
 
 
 class _Exchange(torch.autograd.Function):
@@ -118,7 +120,7 @@ class Statistics:
     """Channel statistics of a map, and what can be made of the map with them.
 
     Args:
-        x: (B, C, H, W) or (B, C, L), with at least one element.
+        x: (B, C, L), (B, C, H, W) or (B, C, T, H, W), with at least one element.
         eps: added to the unbiased variance, inside the root.
 
     Attributes:
@@ -127,7 +129,7 @@ class Statistics:
 
     def __init__(self, x: Tensor, eps: float) -> None:
         self.shape = x.shape
-        self.x = dense(x if x.ndim == 4 else x.unsqueeze(-1))
+        self.x = dense(as_images(x))
         self.link = _Link()
         self.alias, *numbers = _Statistics.apply(self.link, self.x, eps)
         self.mean, self.std, self.rest = numbers
@@ -135,12 +137,12 @@ class Statistics:
     def scaled(self, gain: Tensor) -> Tensor:
         """``gain * x`` for a gain of (B, C)."""
         y = _Apply.apply(self.link, self.alias, self.x, None, None, gain, None)
-        return y if y.shape == self.shape else y.squeeze(-1)
+        return y if y.ndim == len(self.shape) else y.view(self.shape)
 
     def restyled(self, gain: Tensor, shift: Tensor) -> Tensor:
         """``gain * (x - mean) + shift`` for (B, C) numbers."""
         y = _Apply.apply(self.link, self.alias, self.x, self.mean, self.rest, gain, shift)
-        return y if y.shape == self.shape else y.squeeze(-1)
+        return y if y.ndim == len(self.shape) else y.view(self.shape)
 
 
 class _Statistics(torch.autograd.Function):

@@ -27,22 +27,22 @@ from cnsn.kernels.plain import maps, plain_products
 from cnsn.kernels.regions import (
     Box,
     alike,
+    as_images,
     at_least_float32,
     dense,
     full_box,
     inside,
     to_device,
 )
+from cnsn.recomputation import Layer, as_in_forward
 
 __all__ = ["Site", "exchange", "register", "traced_statistics"]
 
 
-class Site(Protocol):
+class Site(Layer, Protocol):
     """What the operators ask of a CrossNorm."""
 
     eps: float
-    active: bool
-    rows: slice | None
 
     def draw(self, shape: torch.Size) -> tuple[Tensor, Box | None, Box | None]: ...
 
@@ -62,9 +62,8 @@ def register(site: Site) -> Tensor:
 
 
 def exchange(x: Tensor, site: Tensor, boxed: bool) -> Tensor:
-    """What the CrossNorm that was registered as `site` makes of (B, C, H, W) or (B, C, L)."""
-    image = x if x.ndim == 4 else x.unsqueeze(-1)
-    return _Exchange.apply(image, site, boxed).view_as(x)
+    """What the CrossNorm that was registered as `site` makes of (B, C, ...)."""
+    return _Exchange.apply(as_images(x), site, boxed).view(x.shape)
 
 
 def traced_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -114,6 +113,13 @@ def draw_statistics(
         on CPU, for :func:`content_products`: first row, row behind the last, the content's box.
     """
     layer: Site = _sites[int(site)]
+    with as_in_forward(layer):
+        return _drawn_statistics(x, layer)
+
+
+def _drawn_statistics(
+    x: Tensor, layer: Site
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, channels = x.shape[:2]
     numbers: dict[str, Any] = {"dtype": at_least_float32(x.dtype), "device": x.device}
     content_mean, style_mean = (torch.zeros(batch, channels, **numbers) for _ in range(2))

@@ -43,7 +43,7 @@ def _transformed() -> bool:
 
 
 def suit(x: Tensor) -> bool:
-    """Whether the kernels take `x`, of shape (B, C, H, W) or (B, C, L), as things are now."""
+    """Whether the kernels take `x`, of shape (B, C, ...), as things are now."""
     # First, as tracers must not look at the rest.
     if _transformed() or not _enabled:
         return False

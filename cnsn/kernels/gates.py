@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cnsn.functional import instance_stats
 from cnsn.kernels import autograd
-from cnsn.kernels.regions import Gate, Moments, alike, dense
+from cnsn.kernels.regions import Gate, Moments, alike, as_images, dense
 
 __all__ = ["gated", "gates"]
 
@@ -56,11 +56,10 @@ def _fits(t: Any, x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 
 
 def gated(x: Tensor, eps: float, gates: list[Gate]) -> Tensor:
-    """``g * x`` for one gate, ``g * (x - mean) + f * mean`` for two; (B, C, H, W) or (B, C, L)."""
-    maps = dense(x if x.ndim == 4 else x.unsqueeze(-1))
+    """``g * x`` for one gate, ``g * (x - mean) + f * mean`` for two; `x` is (B, C, ...)."""
     parameters = [p for gate in gates for p in gate[:3]]
-    y = _Gated.apply(maps, eps, gates, *parameters)
-    return y if y.shape == x.shape else y.squeeze(-1)
+    y = _Gated.apply(dense(as_images(x)), eps, gates, *parameters)
+    return y if y.ndim == x.ndim else y.view(x.shape)
 
 
 class _Gated(torch.autograd.Function):

@@ -14,6 +14,7 @@ __all__ = [
     "Moments",
     "Term",
     "alike",
+    "as_images",
     "at_least_float32",
     "dense",
     "full_box",
@@ -116,9 +117,23 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def as_images(x: Tensor) -> Tensor:
+    """(B, C, L), (B, C, H, W) or (B, C, T, H, W) as (B, C, H, W).
+
+    A sequence is a map one position wide, a video a map of T * H rows.
+    """
+    if x.ndim == 4:
+        return x
+    return x.unsqueeze(-1) if x.ndim == 3 else x.flatten(2, 3)
+
+
 def dense(x: Tensor) -> Tensor:
-    """(B, C, H, W), contiguous or channels_last: `x` itself if it is, else a contiguous copy."""
-    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+    """(B, C, H, W), contiguous or channels_last: `x` itself if it is, else a copy."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    # Part of the tokens, or of the samples' positions, is still channels-last.
+    last = x.stride(1) == 1 and x.shape[1] > 1
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def alike(dy: Tensor, x: Tensor) -> Tensor:

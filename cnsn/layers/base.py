@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
+
+from cnsn.layers.maps import MapLayer
+from cnsn.recomputation import as_in_forward
 
 __all__ = ["Gate", "Restyling", "check_batch", "compiling"]
 
 
-class Restyling(nn.Module):
+class Restyling(MapLayer):
     """Gives feature maps other statistics while training; the identity unless `active`.
 
     A subclass says how, in :meth:`restyle`, and draws whatever is random on the CPU from
     `generator`.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came. A map of a single position has no style
-    and is returned unchanged.
+    Args:
+        channel_dim: 1, or -1 for channels-last maps and tokens.
+        prefix_tokens: how many of the first tokens pass unchanged and count in no statistics.
+
+    Shape: (B, C, L), (B, C, H, W) or (B, C, T, H, W); with `channel_dim` -1 (B, N, C), (B, H, W, C)
+    or (B, T, H, W, C); returned as it came. A map of a single position has no style and is returned
+    unchanged.
 
     Attributes:
         active: set for the length of a forward by :func:`cnsn.crossnorm_active`.
@@ -26,17 +34,32 @@ class Restyling(nn.Module):
             from a chosen sample; None means random.
         rows: the samples of the batch that take part, the others pass unchanged; None means all.
             `partner` then counts within them.
+
+    Under activation checkpointing, a recomputation uses what its forward drew, wherever backward
+    stands.
+
+    Raises:
+        ValueError: while training, active or not, for what is no such map.
+        RuntimeError: in a backward pass, for a recomputation of a forward that was not seen as one
+            (see :mod:`cnsn.recomputation`).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, channel_dim: int = 1, prefix_tokens: int = 0) -> None:
+        super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
         self.active = False
         self.generator: torch.Generator | None = None
         self.partner: Tensor | None = None
         self.rows: slice | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy made while the site is active is inactive.
+        return vars(self) | {"active": False, "generator": None, "partner": None, "rows": None}
+
     def restyle(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` with other statistics; `mask`, bool (B, L), is where sequences have what counts."""
+        """Maps (B, C, ...) with other statistics.
+
+        `mask`, bool (B, L), is where sequences have what counts.
+        """
         raise NotImplementedError
 
     def traced(self, x: Tensor) -> Tensor:
@@ -44,25 +67,35 @@ class Restyling(nn.Module):
         return self._eager(x)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if not self.training or math.prod(x.shape[2:]) < 2:
+        if isinstance(x, fx.Proxy):
+            return self.call_node(x, mask)
+        if not self.training:
+            return x
+        self.check_maps(x)
+        if self.positions(x) < 2:
             return x
         if mask is None and compiling():
             return self.traced(x)
-        return self._switched(x, mask)
+        if torch.compiler.is_compiling():
+            return self._switched(x, mask)
+        with as_in_forward(self):
+            return self._switched(x, mask)
 
     def _switched(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not self.active:
             return x
         check_batch(x)
         if self.rows is None:
-            return self.restyle(x, mask)
+            return self.on_maps(self.restyle, x, mask)
         start, stop, _ = self.rows.indices(len(x))
         own = None if mask is None else mask[start:stop]
-        return torch.cat([x[:start], self.restyle(x[start:stop], own), x[stop:]])
+        restyled = self.on_maps(self.restyle, x[start:stop], own)
+        return torch.cat([x[:start], restyled, x[stop:]])
 
     @torch.compiler.disable
     def _eager(self, x: Tensor) -> Tensor:
-        return self._switched(x, None)
+        with as_in_forward(self):
+            return self._switched(x, None)
 
     def draw_partners(self, n: int) -> Tensor:
         """`partner`, or a random permutation of `n` maps."""
@@ -76,28 +109,54 @@ class Restyling(nn.Module):
         return self.partner
 
 
-class Gate(nn.Module):
+class Gate(MapLayer):
     """Rescales channels by what it has learnt of their statistics, at training and test time.
+
+    A subclass says how, in :meth:`rescale`.
 
     Args:
         channels: C of the input.
+        channel_dim: 1, or -1 for channels-last maps and tokens.
+        prefix_tokens: how many of the first tokens pass unchanged and count in no statistics.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came.
+    Shape: (B, C, L), (B, C, H, W) or (B, C, T, H, W); with `channel_dim` -1 (B, N, C), (B, H, W, C)
+    or (B, T, H, W, C); returned as it came.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
+    def __init__(self, channels: int, *, channel_dim: int = 1, prefix_tokens: int = 0) -> None:
+        super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
         if channels < 1:
             raise ValueError(f"Expected `channels` to be at least 1, but got {channels}.")
         self.channels = channels
 
+    def rescale(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the layer makes of maps (B, C, ...); `mask` is where they have what counts."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            return self.call_node(x, mask)
+        self.check(x)
+        return self.on_maps(self.rescale, x, mask)
+
+    def open(self, moved: float) -> None:
+        """Let the gates begin so that maps move by about the share `moved` of them at most.
+
+        Raises:
+            ValueError: the layer has no such start.
+        """
+        raise ValueError(
+            f"Expected `start` to be 'released', since {type(self).__name__} has no other start."
+        )
+
     def check(self, x: Tensor) -> None:
         """Raise ValueError for maps of another number of channels, and for an empty batch."""
-        if x.ndim not in (3, 4) or x.shape[1] != self.channels:
-            raise ValueError(
-                f"Expected `x` to be of shape (B, {self.channels}, ...) with 3 or 4 dimensions, "
-                f"but got {tuple(x.shape)}."
-            )
+        self.check_maps(x)
+        if x.shape[self.channel_dim] != self.channels:
+            shape = f"(B, {self.channels}, ...)"
+            if self.channel_dim == -1:
+                shape = f"(B, ..., {self.channels})"
+            raise ValueError(f"Expected `x` to be of shape {shape}, but got {tuple(x.shape)}.")
         check_batch(x)
 
 

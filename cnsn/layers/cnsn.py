@@ -12,7 +12,7 @@ __all__ = ["CNSN"]
 class CNSN(nn.Module):
     """CrossNorm, then SelfNorm; either may be missing, or another layer in its place.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came. `mask` is that of the two layers.
+    Shape: that of the two layers, returned as it came, as is `mask`.
     """
 
     def __init__(self, *, crossnorm: Restyling | None = None, selfnorm: Gate | None = None) -> None:

@@ -35,16 +35,20 @@ class CrossNorm(Restyling):
         min_area: smallest area ratio of a box, in [0, 1).
         mode: the style comes from another sample of the batch ("2-instance") or from another
             channel of the same sample ("1-instance").
+        channel_dim: 1, or -1 for channels-last maps and tokens.
+        prefix_tokens: how many of the first tokens (class and register tokens) pass unchanged and
+            count in no statistics.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came. A map of a single position has no style
-    and is returned unchanged. One box and one permutation serve the whole batch, as in the
-    released code.
+    Shape: see :class:`cnsn.layers.base.Restyling`. One box and one permutation serve the whole
+    batch, as in the released code. The box of a video is the same in each of its frames, that of a
+    sequence or of tokens is one piece of them.
 
-    Sequences of different lengths: ``forward(x, mask)`` with `mask` bool (B, L) takes statistics
-    from the positions that count. What the result holds at the others means nothing, but zeros stay
-    zeros there. The box is then the same share of each sequence's own positions.
+    Sequences of different lengths: ``forward(x, mask)`` with `mask` bool (B, L), or (B, N) for
+    tokens, takes statistics from the positions that count. What the result holds at the others
+    means nothing, but zeros stay zeros there. The box is then the same share of each sequence's own
+    positions.
 
-    Attributes: see :class:`cnsn.layers.base.Restyling`.
+    Attributes and errors: see :class:`cnsn.layers.base.Restyling`.
     """
 
     eps = 1e-5
@@ -56,11 +60,11 @@ class CrossNorm(Restyling):
         beta: float = 1.0,
         min_area: float = 0.1,
         mode: Mode = "2-instance",
+        channel_dim: int = 1,
+        prefix_tokens: int = 0,
     ) -> None:
-        super().__init__()
-        check_crossnorm_options(crop, beta, min_area)
-        if mode not in get_args(Mode):
-            raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")
+        super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
+        check_crossnorm_options(crop, beta, min_area, mode)
         self.crop: Crop = crop
         self.beta = beta
         self.min_area = min_area
@@ -79,7 +83,10 @@ class CrossNorm(Restyling):
 
     def traced(self, x: Tensor) -> Tensor:
         # Not a word of what is active: the graph would hold for that alone.
-        return kernels.exchange(x, self._number, boxed=self.crop != "neither")
+        boxed = self.crop != "neither"
+        if boxed and x.ndim == 5:
+            return self._eager(x)
+        return self.on_maps(lambda maps, _: kernels.exchange(maps, self._number, boxed), x, None)
 
     # Random boxes are Python numbers; a compiled graph would be compiled again for each of them.
     @torch.compiler.disable
@@ -87,7 +94,8 @@ class CrossNorm(Restyling):
         if mask is not None:
             return self._masked_exchange(x, mask)
         order, content_box, style_box = self.draw(x.shape)
-        if kernels.suit(x):
+        # A box of a video, the same in every frame, is none of its T * H rows.
+        if kernels.suit(x) and (x.ndim < 5 or content_box is style_box is None):
             return kernels.exchanged(x, order, self.dim, self.eps, content_box, style_box)
         order = to_device(order, x.device)
         return functional.exchange(x, order, self.dim, self.eps, content_box, style_box)
@@ -95,7 +103,8 @@ class CrossNorm(Restyling):
     def _masked_exchange(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.ndim != 3:
             raise ValueError(
-                f"Expected `x` with a mask to be sequences (B, C, L), but got {tuple(x.shape)}."
+                "Expected `x` with a mask to be sequences (B, C, L) or tokens (B, N, C), but got "
+                f"{x.ndim - 2} dimensions of positions."
             )
         dim = self.dim
         order = to_device(self.draw_partners(x.shape[dim]), x.device)
@@ -127,12 +136,13 @@ class CrossNorm(Restyling):
         return order, content, style
 
     def _draw_box(self, shape: torch.Size) -> Box:
-        """A random box; a sequence is a map one position wide."""
-        if len(shape) == 3 or shape[3] == 1:
-            first, last = map(int, self._draw_span(torch.tensor(shape[2], device="cpu")))
+        """A random box; a sequence is a map one position wide, a video has that of its frames."""
+        height, width = (shape[2], 1) if len(shape) == 3 else shape[-2:]
+        if width == 1:
+            first, last = map(int, self._draw_span(torch.tensor(height, device="cpu")))
             return first, 0, last - first, 1
         return sample_box(
-            *shape[2:], beta=self.beta, min_area=self.min_area, generator=self.generator
+            height, width, beta=self.beta, min_area=self.min_area, generator=self.generator
         )
 
     def _draw_span(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,10 +151,11 @@ class CrossNorm(Restyling):
         )
 
     def extra_repr(self) -> str:
-        return f"crop={self.crop!r}, beta={self.beta}, min_area={self.min_area}, mode={self.mode!r}"
+        options = f"crop={self.crop!r}, beta={self.beta}, min_area={self.min_area}"
+        return f"{options}, mode={self.mode!r}{self.layout_repr()}"
 
 
-def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
+def check_crossnorm_options(crop: str, beta: float, min_area: float, mode: str) -> None:
     """Raise ValueError for options that no CrossNorm can have."""
     if crop not in get_args(Crop):
         raise ValueError(f"Expected `crop` to be one of {get_args(Crop)}, but got {crop!r}.")
@@ -152,3 +163,5 @@ def check_crossnorm_options(crop: str, beta: float, min_area: float) -> None:
         raise ValueError(f"Expected `beta` to be positive, but got {beta}.")
     if not 0.0 <= min_area < 1.0:
         raise ValueError(f"Expected `min_area` to be in [0, 1), but got {min_area}.")
+    if mode not in get_args(Mode):
+        raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, but got {mode!r}.")

@@ -9,6 +9,8 @@ https://arxiv.org/abs/2102.02811
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -26,21 +28,35 @@ class SelfNorm(Gate):
         channels: C of the input.
         two_sided: gate the mean by a second function f, as in the paper's text; the released
             networks use one function (the default).
+        channel_dim: 1, or -1 for channels-last maps and tokens.
+        prefix_tokens: how many of the first tokens (class and register tokens) pass unchanged and
+            count in no statistics.
 
-    Shape: (B, C, H, W) or (B, C, L), returned as it came. Parameters have the names and shapes of
-    the official checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``.
-    With `mask`, bool (B, H, W) or (B, L), statistics come from the positions that count. What the
-    result holds at the others means nothing, but zeros stay zeros there.
+    Shape: see :class:`cnsn.layers.base.Gate`. Parameters have the names and shapes of the official
+    checkpoints: ``g_fc.weight`` (C, 1, 2), ``g_bn.*`` (C,), and ``f_fc``, ``f_bn``. With `mask`,
+    bool of the shape of `x` without its channels, statistics come from the positions that count.
+    What the result holds at the others means nothing, but zeros stay zeros there.
+
+    ``g_fc`` and ``f_fc`` hold weights and are never called: hooks on them do not run (those on the
+    batch norms do). Under activation checkpointing the running statistics move twice a step, as
+    those of every batch norm: once in the forward and once in its recomputation.
 
     Raises:
-        ValueError: for a wrong number of channels, or a batch of one sample while training (its
-            batch normalisation over the batch is then undefined).
+        ValueError: for what is no such map, a wrong number of channels, or a batch of one sample
+            while training (its batch normalisation over the batch is then undefined).
     """
 
     eps = 1e-12
 
-    def __init__(self, channels: int, *, two_sided: bool = False) -> None:
-        super().__init__(channels)
+    def __init__(
+        self,
+        channels: int,
+        *,
+        two_sided: bool = False,
+        channel_dim: int = 1,
+        prefix_tokens: int = 0,
+    ) -> None:
+        super().__init__(channels, channel_dim=channel_dim, prefix_tokens=prefix_tokens)
         self.g_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
         self.g_bn = nn.BatchNorm1d(channels)
         self.f_fc: nn.Conv1d | None = None
@@ -49,8 +65,7 @@ class SelfNorm(Gate):
             self.f_fc = nn.Conv1d(channels, channels, kernel_size=2, bias=False, groups=channels)
             self.f_bn = nn.BatchNorm1d(channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x)
+    def rescale(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None and kernels.suit(x):
             return self._fast(x)
         if mask is None:
@@ -88,6 +103,18 @@ class SelfNorm(Gate):
         normalised = bn(score.to(fc.weight.dtype))
         return torch.sigmoid(normalised.to(mean.dtype)).view_as(mean)
 
+    def open(self, moved: float) -> None:
+        """Let the gates begin near ``1 - moved``, whatever the statistics; all parameters learn.
+
+        The batch norm's weight begins near 0, for its averages know nothing of the maps yet: in
+        eval mode large statistics would shut gates at once. The gates' gradients are smaller than
+        with the released start, about as `moved` is smaller than 1/4.
+        """
+        for bn in (self.g_bn, self.f_bn):
+            if bn is not None:
+                nn.init.constant_(bn.weight, 0.02)
+                nn.init.constant_(bn.bias, math.log((1 - moved) / moved))
+
     def check(self, x: Tensor) -> None:
         super().check(x)
         if self.training and x.shape[0] < 2:
@@ -97,4 +124,4 @@ class SelfNorm(Gate):
             )
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, two_sided={self.f_fc is not None}"
+        return f"{self.channels}, two_sided={self.f_fc is not None}{self.layout_repr()}"

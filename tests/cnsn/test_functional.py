@@ -36,7 +36,9 @@ def numpy_cross_norm(content: np.ndarray, style: np.ndarray, eps: float = 1e-5) 
     return out
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (2, 3, 7), (1, 2, 2, 2), (2, 2, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 5, 6), (2, 3, 7), (1, 2, 2, 2), (2, 2, 1, 1), (2, 3, 4, 2, 3)]
+)
 @pytest.mark.parametrize("eps", [1e-5, 1e-12])
 def test_stats_equal_numpy(shape: tuple[int, ...], eps: float) -> None:
     x = torch.randn(shape, dtype=torch.float64)
@@ -117,8 +119,8 @@ def test_a_constant_channel_has_finite_gradients() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(2, 3), "(B, C, H, W) or (B, C, L)"),
-        (torch.zeros(1, 2, 3, 4, 5), "(B, C, H, W) or (B, C, L)"),
+        (torch.zeros(2, 3), "(B, C, L), (B, C, H, W) or (B, C, T, H, W)"),
+        (torch.zeros(1, 2, 3, 4, 5, 6), "(B, C, L), (B, C, H, W) or (B, C, T, H, W)"),
         (torch.zeros(2, 3, 0, 4), "at least 1 position"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "floating point"),
     ],

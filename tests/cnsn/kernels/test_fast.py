@@ -71,6 +71,7 @@ def check(layer: nn.Module, exact: nn.Module, x: Tensor, tolerance: float) -> No
 shapes = st.one_of(
     st.tuples(st.integers(3, 5), st.integers(1, 5), st.integers(1, 9), st.integers(2, 9)),
     st.tuples(st.integers(3, 5), st.integers(1, 5), st.integers(2, 20)),
+    st.tuples(*[st.integers(3, 5), st.integers(1, 5)], *[st.integers(1, 4)] * 2, st.integers(2, 4)),
 )
 common: dict[str, Any] = {
     "shape": shapes,

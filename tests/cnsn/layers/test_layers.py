@@ -207,7 +207,7 @@ def test_batch_of_one() -> None:
     torch.testing.assert_close(active()(x), x)
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 5, 5), (2, 3), (2, 3, 4, 4, 4)])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 5), (2, 4, 3), (2, 4, 3, 5, 5)])
 def test_wrong_shapes_of_selfnorm(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(B, 3, \.\.\.\)"):
         SelfNorm(3)(torch.zeros(shape))

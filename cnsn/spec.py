@@ -1,0 +1,134 @@
+"""What goes into a network, and where: the options of :func:`cnsn.insert`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import nn
+
+from cnsn.kinds import GATES, RESTYLINGS, choose
+from cnsn.layers import Crop, Mode
+from cnsn.layers.crossnorm import check_crossnorm_options
+
+__all__ = ["CNSNSpec", "Kind", "Start", "Where", "check_at"]
+
+Kind = Literal["none", "cn", "sn", "cnsn"]
+Start = Literal["auto", "released", "neutral"]
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class CNSNSpec:
+    """Which layers, where.
+
+    Args:
+        kind: "none" leaves the network untouched, so that baseline and method share one path.
+        position: site of the layers: pre, residual, identity, post or out in residual blocks;
+            other networks name theirs.
+        cn_position: site of CrossNorm where it differs from SelfNorm's; None means the same.
+        crop: see :class:`cnsn.CrossNorm`.
+        beta: see :class:`cnsn.CrossNorm`.
+        min_area: see :class:`cnsn.CrossNorm`.
+        stages: stages of the network that get the layers, counted from 1; None means all.
+        two_sided: see :class:`cnsn.SelfNorm`.
+        image: CrossNorm acts on the input of the network's call, the image, and nowhere else.
+        restyle: which layer stands for CrossNorm, of :data:`cnsn.kinds.RESTYLINGS`.
+        gate: which layer stands for SelfNorm, of :data:`cnsn.kinds.GATES`.
+        mode: see :class:`cnsn.CrossNorm`.
+        at: regular expressions, one or several, for the names of the modules whose outputs get the
+            layers, in any network; `position` is then not used. See :func:`cnsn.insert`.
+        channel_dim: of the outputs that `at` names: 1 for (B, C, ...), -1 for channels-last maps
+            (B, H, W, C) and tokens (B, N, C). Blocks of a known family have their own.
+        prefix_tokens: how many first tokens of the outputs that `at` names are no part of the map,
+            such as a class token.
+        start: "neutral" opens SelfNorm's gates, so that a pretrained network begins as what it
+            was: its outputs move by about 5 % at most, taken over all layers. "released" begins
+            with the released code's gates, near one half. "auto" is "released", but where a task
+            loads pretrained weights by name or file it is "neutral".
+    """
+
+    kind: Kind = "none"
+    position: str = "post"
+    cn_position: str | None = None
+    crop: Crop = "neither"
+    beta: float = 1.0
+    min_area: float = 0.1
+    stages: tuple[int, ...] | None = None
+    two_sided: bool = False
+    image: bool = False
+    restyle: str = "crossnorm"
+    gate: str = "selfnorm"
+    mode: Mode = "2-instance"
+    at: str | tuple[str, ...] | None = None
+    channel_dim: int = 1
+    prefix_tokens: int = 0
+    start: Start = "auto"
+
+    def __post_init__(self) -> None:
+        for field, choices in (("kind", Kind), ("start", Start)):
+            value = getattr(self, field)
+            if value not in get_args(choices):
+                raise ValueError(
+                    f"Expected `{field}` to be one of {get_args(choices)}, but got {value!r}."
+                )
+        choose(RESTYLINGS, "restyle", self.restyle)
+        choose(GATES, "gate", self.gate)
+        check_crossnorm_options(self.crop, self.beta, self.min_area, self.mode)
+        if self.stages is not None and (not self.stages or min(self.stages) < 1):
+            raise ValueError(
+                f"Expected `stages` to hold numbers from 1, or to be None, but got {self.stages}."
+            )
+        if self.cn_position is not None and self.image:
+            raise ValueError(
+                "Expected `cn_position` to be None when `image` is set, but got "
+                f"{self.cn_position!r}: CrossNorm sits in one place."
+            )
+        if self.channel_dim not in (1, -1):
+            raise ValueError(f"Expected `channel_dim` to be 1 or -1, but got {self.channel_dim}.")
+        if self.prefix_tokens < 0 or (self.prefix_tokens and self.channel_dim == 1):
+            raise ValueError(
+                "Expected `prefix_tokens` to be at least 0, and above it only with `channel_dim` "
+                f"-1, but got {self.prefix_tokens}."
+            )
+        if self.at is not None:
+            check_at(self, self.at)
+
+    @property
+    def crossnorm(self) -> bool:
+        """Whether there is a CrossNorm."""
+        return self.kind in ("cn", "cnsn")
+
+    @property
+    def selfnorm(self) -> bool:
+        """Whether there is a SelfNorm."""
+        return self.kind in ("sn", "cnsn")
+
+
+def check_at(spec: CNSNSpec, at: Where) -> None:
+    """Raise ValueError for patterns that are none, and for options that contradict `at`."""
+    for field in ("cn_position", "stages"):
+        if getattr(spec, field) is not None:
+            raise ValueError(
+                f"Expected `{field}` to be None when `at` says where the layers go, but got "
+                f"{getattr(spec, field)!r}."
+            )
+    if spec.image and spec.kind == "cn":
+        raise ValueError(
+            "Expected `at` to be None when CrossNorm alone is inserted and `image` is set, but got "
+            f"{at!r}: CrossNorm sits in one place."
+        )
+    if callable(at):
+        return
+    patterns = [at] if isinstance(at, str) else list(at)
+    if not patterns:
+        raise ValueError("Expected `at` to hold a pattern, or to be None, but got none.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"Expected `at` to be a regular expression, but got {pattern!r}: {error}."
+            ) from None
