@@ -30,8 +30,8 @@ from data.errors import NO_DATA
 from data.workers import worker_failure
 from tasks import task_of
 from tasks.engine.base import CNSNModule
-from tasks.engine.memory import keep_freed_memory
 from tasks.engine.factories import network_factories
+from tasks.engine.memory import keep_freed_memory
 from tasks.engine.options import add_options, check
 from tasks.engine.parser import (
     TaskParser,
