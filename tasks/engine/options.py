@@ -182,7 +182,7 @@ def _check_outputs(model: CNSNModule, name: str) -> None:
         found = f"outputs of shape {shape}" if shape else f"a {type(outputs).__name__}"
         raise ValueError(
             f"Expected {name} to build a network that makes outputs of shape {expected} of an "
-            f"image of {IMAGE}x{IMAGE} and {CLASSES} classes, as this task needs them, but got {found}."
+            f"image of {IMAGE}x{IMAGE} and {CLASSES} classes, as this task needs, but got {found}."
         )
 
 
