@@ -51,7 +51,12 @@ class _PartedNorm(_BatchNorm):
         mean, var = (self._buffers.get(name) for name in names)
         own_batch = mean is None or (self.training and not by_source)
         momentum = 0.1 if self.momentum is None else self.momentum
-        return F.batch_norm(x, mean, var, self.weight, self.bias, own_batch, momentum, self.eps)
+        x = F.batch_norm(x, mean, var, self.weight, self.bias, own_batch, momentum, self.eps)
+        return self._after(x)
+
+    def _after(self, x: Tensor) -> Tensor:
+        """What the batch norm does beside normalising."""
+        return x
 
 
 class _PartedNorm1d(_PartedNorm, nn.BatchNorm1d):
@@ -68,6 +73,20 @@ PARTED: dict[type[nn.Module], type[_PartedNorm]] = {
 }
 
 
+def _parted(norm: nn.Module) -> type[_PartedNorm] | None:
+    """The class of a batch norm that keeps two domains apart; None where there is none."""
+    kind = type(norm)
+    if kind not in PARTED and kind.__module__.startswith("timm."):
+        from timm.layers import BatchNormAct2d
+
+        class PartedNormAct2d(_PartedNorm, BatchNormAct2d):
+            def _after(self, x: Tensor) -> Tensor:
+                return self.act(self.drop(x))  # type: ignore[no-any-return]
+
+        PARTED.setdefault(BatchNormAct2d, PartedNormAct2d)
+    return PARTED.get(kind)
+
+
 def part_domains(net: nn.Module, target: Target) -> None:
     """Make every batch norm of `net` fit for :func:`two_domains`, in place.
 
@@ -82,14 +101,17 @@ def part_domains(net: nn.Module, target: Target) -> None:
         ValueError: no batch norm, or one of another class.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    other = sorted({type(norm).__name__ for norm in norms if type(norm) not in PARTED})
+    other = sorted({type(norm).__name__ for norm in norms if _parted(norm) is None})
     if other or not norms:
         raise ValueError(
-            f"Expected the batch norms of {type(net).__name__} to be BatchNorm1d or BatchNorm2d, "
+            f"Expected the batch norms of {type(net).__name__} to be BatchNorm1d, BatchNorm2d "
+            f"or timm's BatchNormAct2d, "
             f"but got {', '.join(other) or 'none'}: they cannot keep two domains apart."
         )
     for norm in norms:
-        norm.__class__ = PARTED[type(norm)]
+        kind = _parted(norm)
+        assert kind is not None
+        norm.__class__ = kind
         assert isinstance(norm, _PartedNorm)
         norm.target = target
         if target == "kept" and norm.running_mean is not None and norm.running_var is not None:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
@@ -144,6 +144,12 @@ class CNSNModule(L.LightningModule):
             self.heads_given = self.load_pretrained(network, weights)
             # Layers that come after have learnt nothing yet.
             self.complete = self.heads_given and cnsn.kind == "none"
+            if cnsn.selfnorm and cnsn.start == "auto":
+                cnsn = replace(cnsn, start="neutral")
+                rank_zero_info(
+                    "SelfNorm's gates start open, so that the network begins as the one of the "
+                    "given weights; `--model.cnsn.start released` starts them as the paper does."
+                )
         self.network = insert(network, cnsn)
         if weights is not None and late:
             self.complete = self.heads_given = self.load_pretrained(self.network, weights)
@@ -263,7 +269,14 @@ class CNSNModule(L.LightningModule):
 
     def forward(self, inputs: Tensor) -> Any:
         """What the network makes of (B, C, H, W) inputs."""
-        return self.network(inputs.contiguous(memory_format=self.memory_format))
+        outputs = self.network(inputs.contiguous(memory_format=self.memory_format))
+        # Some networks return them beside others, while training (Inception) or always.
+        return getattr(outputs, "logits", outputs)
+
+    @staticmethod
+    def output_shape(size: int, classes: int) -> tuple[int, ...]:
+        """Of what the network makes of one :meth:`example`."""
+        return (1, classes)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout's draws are a function of (seed, step, process): a resumed run repeats them."""

@@ -30,6 +30,7 @@ from data.errors import NO_DATA
 from data.workers import worker_failure
 from tasks import task_of
 from tasks.engine.base import CNSNModule
+from tasks.engine.factories import network_factories
 from tasks.engine.memory import keep_freed_memory
 from tasks.engine.options import add_options, check
 from tasks.engine.parser import (
@@ -90,7 +91,7 @@ class TaskCLI(LightningCLI):
                 self.begin.release()
 
     def _run(self, model_class: type[CNSNModule], args: Any) -> None:
-        with self.ending():
+        with self.ending(), network_factories():
             super().__init__(
                 model_class,
                 save_config_callback=None,

@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tasks.engine.base import CNSNModule
+from tasks.engine.factories import FactoryParser
 from tasks.engine.results import OWN, check_own
 from tasks.runs.callback_kinds import check_callbacks
 from tasks.runs.nonfinite import NonFinite
@@ -26,6 +27,12 @@ __all__ = [
     "check",
     "rehearse",
 ]
+
+CLASSES = 10  # of the trial
+
+
+IMAGE = 64  # pixels a side of the trial's image
+
 
 LARGEST = 2**31 - 1  # of a count: beyond it torch's numbers end
 
@@ -148,14 +155,37 @@ def rehearse(config: Any, task: type[CNSNModule]) -> None:
         return
     trial = config.model.clone()
     for key in unknown:
-        trial[key.removeprefix("model.")] = 10
+        trial[key.removeprefix("model.")] = CLASSES
     for key in ("weights", "official"):
         if key in trial:
             trial[key] = None
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = FactoryParser(exit_on_error=False)
     parser.add_class_arguments(task, "model")
     with torch.random.fork_rng(devices=[]):
-        parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))
+        made = parser.instantiate_classes(parser.parse_object({"model": trial.as_dict()}))
+        if not trial.network.class_path.startswith(("cnsn.", "tasks.")):
+            _check_outputs(made.model, trial.network.class_path)
+
+
+@torch.no_grad()
+def _check_outputs(model: CNSNModule, name: str) -> None:
+    """Refuse a network from elsewhere whose outputs are not one for each class.
+
+    A network that takes no images as small as the trial's goes on unseen.
+    """
+    try:
+        outputs: Any = model.eval()(*model.example(IMAGE))
+    except Exception:
+        return
+    outputs = outputs["out"] if isinstance(outputs, dict) and "out" in outputs else outputs
+    expected = model.output_shape(IMAGE, CLASSES)
+    shape = tuple(getattr(outputs, "shape", ()))
+    if shape != expected:
+        found = f"outputs of shape {shape}" if shape else f"a {type(outputs).__name__}"
+        raise ValueError(
+            f"Expected {name} to build a network that makes outputs of shape {expected} of an "
+            f"image of {IMAGE}x{IMAGE} and {CLASSES} classes, as this task needs, but got {found}."
+        )
 
 
 def check_options(config: Any, subcommand: str) -> None:

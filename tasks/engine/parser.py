@@ -17,9 +17,9 @@ import lightning as L
 import yaml
 from jsonargparse import Namespace, _typehints
 from jsonargparse._util import import_object
-from lightning.pytorch.cli import LightningArgumentParser
 
 from tasks.engine.base import CNSNModule
+from tasks.engine.factories import FactoryParser, network_factories
 from tasks.runs.recipe import MODEL_FILES
 
 __all__ = [
@@ -36,7 +36,7 @@ ENDINGS = (".yaml", ".yml", ".json")
 LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
 
 
-class TaskParser(LightningArgumentParser):
+class TaskParser(FactoryParser):
     """Says what is wrong without the page of options before it, which ``--help`` prints."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -99,13 +99,14 @@ def plain(message: str, known: Iterable[str] = ()) -> str:
         text = (
             f"{text[: union.start()]}{union[1].replace(' - ', ', or: ')}. Got{text[union.end() :]}"
         )
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
     text = re.sub(r"NestedArg\(key='class_path', val='(.*?)'\)", r"\1", text)
     text = re.sub(r"\bExpected (tuple|list|Sequence)\b", "Expected a list", text)
     text = re.sub(r"^unrecognized arguments: (.*)$", lambda m: _unknown(m[1], known), text)
     return re.sub(
         r"^Option '(.*)' is not accepted$",
         r"Expected an option that the class has, but got '\1': `--data.help=CLASS` and "
-        r"`--model.network.help=CLASS` list those of a class.",
+        r"`--model.network.help=CLASS` list those of a class or function.",
         text,
     )
 
@@ -119,7 +120,7 @@ def _unknown(given: str, known: Iterable[str]) -> str:
 
 def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, Any]:
     """The task's module and data module; the weights are fresh, as a checkpoint has them all."""
-    parser = LightningArgumentParser()
+    parser = FactoryParser()
     parser.add_lightning_class_args(task, "model")
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
     for source, target, when in task.LINKS:
@@ -128,7 +129,9 @@ def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, An
     model = {k: None if k in MODEL_FILES else v for k, v in config["model"].items()}
     data = config["data"]
     data = {**data, "init_args": {**data["init_args"], "seed": seed}}
-    made = parser.instantiate(parser.parse_object({"model": {**model, "seed": seed}, "data": data}))
+    with network_factories():
+        whole = {"model": {**model, "seed": seed}, "data": data}
+        made = parser.instantiate(parser.parse_object(whole))
     return made.model, made.data
 
 

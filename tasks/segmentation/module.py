@@ -26,9 +26,11 @@ from data.segmentation.module import DOMAINS, SourceAndTarget
 from tasks.engine.base import CNSNModule, CrossNormTraining
 from tasks.engine.media import log_matrix
 from tasks.engine.metrics import ConfusionMatrices
+from tasks.engine.weights import holds_layers
 from tasks.runs.dispensable import dispensable
 from tasks.segmentation.inference import NO_CLASS, EvaluationSpec, centre_of, segment
 from tasks.segmentation.metrics import iou_of
+from tasks.segmentation.networks import of_any_size
 from tasks.segmentation.pictures import (
     Example,
     class_bars,
@@ -38,7 +40,7 @@ from tasks.segmentation.pictures import (
     save_prediction,
 )
 from tasks.segmentation.report import print_segmentation
-from tasks.segmentation.weights import holds_selfnorm, load_backbone_with_selfnorm, load_pretrained
+from tasks.segmentation.weights import load_pretrained
 
 __all__ = ["Segmentation", "pixel_cross_entropy"]
 
@@ -62,7 +64,8 @@ class Segmentation(CNSNModule):
 
     Args:
         network: of (B, 3, H, W) images, that returns logits (B, classes, H, W) or {"out", "aux"};
-            see :mod:`tasks.segmentation.networks`.
+            see :mod:`tasks.segmentation.networks`. Those of segmentation_models_pytorch get images
+            filled up to the sizes that they take.
         cnsn: the layers to insert.
         crossnorm: when CrossNorm acts; there is no consistency loss in this task.
         evaluation: what scores are measured on.
@@ -115,17 +118,13 @@ class Segmentation(CNSNModule):
                 "Expected `crossnorm.consistency` to be 0 in segmentation, whose recipe has no "
                 f"consistency loss, but got {crossnorm.consistency}."
             )
-        late = weights is not None and holds_selfnorm(weights)
-        if late and not cnsn.selfnorm:
+        if weights is not None and holds_layers(weights) and not cnsn.selfnorm:
             raise ValueError(
                 f"Expected `cnsn.kind` to be sn or cnsn for {weights}, which holds SelfNorm, but "
                 f"got {cnsn.kind!r}."
             )
-        super().__init__(
-            network, cnsn, crossnorm, *args, weights=None if late else weights, **options
-        )
-        if late and weights is not None:
-            load_backbone_with_selfnorm(self.network, weights)
+        network = of_any_size(network)
+        super().__init__(network, cnsn, crossnorm, *args, weights=weights, **options)
         self.evaluation = evaluation
         self.auxiliary = auxiliary
         self.pictures = pictures
@@ -133,6 +132,10 @@ class Segmentation(CNSNModule):
 
     def load_pretrained(self, network: nn.Module, weights: str) -> bool:
         return load_pretrained(network, weights, self.HEADS)
+
+    @staticmethod
+    def output_shape(size: int, classes: int) -> tuple[int, ...]:
+        return (1, classes, size, size)
 
     def logits(self, images: Tensor) -> Tensor:
         """Of the main head, (B, classes, H, W)."""

@@ -1,8 +1,7 @@
-"""Segmentation networks for `model.network`, all with torchvision's residual blocks inside.
+"""Segmentation networks for `model.network`, beside those of torchvision and of other libraries.
 
-Each has the attribute ``backbone``, whose keys are those of a torchvision ResNet without its
-classifier, and returns logits of the images' size: a tensor, or {"out", "aux"} with an auxiliary
-head.
+Each returns logits of the images' size: a tensor, or {"out", "aux"} with an auxiliary head. Ours
+have the attribute ``backbone``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torchvision.models.segmentation.fcn import FCN, FCNHead
 
 from data.segmentation.labels import CLASSES
 
-__all__ = ["FCNResNet50", "SMPNetwork", "SmallFPN"]
+__all__ = ["FCNResNet50", "OfAnySize", "SMPNetwork", "SmallFPN", "of_any_size"]
 
 
 class FCNResNet50(FCN):
@@ -67,16 +66,50 @@ def _dilate(stage: Any, *, first: int, others: int) -> None:
             block.downsample[0].stride = (1, 1)
 
 
-class SMPNetwork(nn.Module):
-    """DeepLabV3+, Unet or FPN of segmentation_models_pytorch on a ResNet encoder.
+class OfAnySize(nn.Module):
+    """A network of segmentation_models_pytorch that takes images of any size.
 
-    Images of any size: sides are filled up to the next multiple that the encoder takes with zeros,
-    the mean colour, and the logits are cut back.
+    Their sides are filled up to the next multiple that the encoder takes with zeros, the mean
+    colour, and the logits are cut back.
+
+    Args:
+        net: of the library's classes.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.multiple = max(32, net.encoder.output_stride)
+        self.encoder_name: str = net.name.partition("-")[2]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder."""
+        encoder: nn.Module = self.net.encoder
+        return encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        down, right = -height % self.multiple, -width % self.multiple
+        if down or right:
+            x = F.pad(x, (0, right, 0, down))
+        return self.net(x)[..., :height, :width]
+
+
+def of_any_size(network: nn.Module) -> nn.Module:
+    """`network`, within :class:`OfAnySize` where it is one of segmentation_models_pytorch."""
+    if type(network).__module__.partition(".")[0] != "segmentation_models_pytorch":
+        return network
+    return OfAnySize(network)
+
+
+class SMPNetwork(OfAnySize):
+    """DeepLabV3+, Unet or FPN of segmentation_models_pytorch, on any of its encoders or timm's.
 
     Args:
         arch: decoder.
-        encoder: name in segmentation_models_pytorch: resnet18, resnet34, resnet50, resnet101,
-            resnet152, or a resnext of torchvision's blocks.
+        encoder: name in segmentation_models_pytorch, such as resnet50, or in timm behind `tu-`,
+            such as tu-resnet50d.
         num_classes: of the logits.
     """
 
@@ -88,31 +121,19 @@ class SMPNetwork(nn.Module):
         num_classes: int = len(CLASSES),
     ) -> None:
         import segmentation_models_pytorch as smp
+        import timm
 
-        super().__init__()
-        known = sorted(name for name in smp.encoders.get_encoder_names() if name[:6] == "resnet")
-        if encoder not in smp.encoders.get_encoder_names():
+        known = smp.encoders.get_encoder_names()
+        if encoder not in known and not (encoder[:3] == "tu-" and timm.is_model(encoder[3:])):
+            resnets = sorted(name for name in known if name[:6] == "resnet")
             raise ValueError(
-                f"Expected `encoder` to be one of segmentation_models_pytorch's ({', '.join(known)}"
-                f", ...), but got {encoder!r}."
+                f"Expected `encoder` to be one of segmentation_models_pytorch's "
+                f"({', '.join(resnets)}, ...) or tu- and a name of timm's, but got {encoder!r}."
             )
-        self.encoder_name = encoder
-        self.net: Any = smp.create_model(
-            arch, encoder_name=encoder, encoder_weights=None, classes=num_classes
+        super().__init__(
+            smp.create_model(arch, encoder_name=encoder, encoder_weights=None, classes=num_classes)
         )
-        self.multiple = max(32, self.net.encoder.output_stride)
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The encoder."""
-        return self.net.encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        down, right = -height % self.multiple, -width % self.multiple
-        if down or right:
-            x = F.pad(x, (0, right, 0, down))
-        return self.net(x)[..., :height, :width]
+        self.encoder_name = encoder
 
 
 class SmallFPN(nn.Module):

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from cnsn import CNSNSpec, crossnorm_active, insert, load_official
+from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from cnsn.layers import CrossNorm, SelfNorm
 from data.segmentation.labels import CLASSES, train_ids
@@ -25,7 +25,6 @@ from tasks.segmentation.metrics import iou_of
 from tasks.segmentation.module import Segmentation, pixel_cross_entropy
 from tasks.segmentation.networks import FCNResNet50, SmallFPN, SMPNetwork
 from tasks.segmentation.pictures import Example, error_map, grid, log_examples, overlay
-from tasks.segmentation.weights import as_classifier
 
 METHOD = CNSNSpec(kind="cnsn", position="residual", cn_position="out", crop="style")
 
@@ -311,7 +310,7 @@ def test_a_torchvision_name_is_fetched_from_its_cache(
     source = random_resnet("resnet50")
     name = "ResNet50_Weights.IMAGENET1K_V1"
     published = {name: dict(source.state_dict())}
-    monkeypatch.setattr("tasks.segmentation.weights.named_state_dict", published.__getitem__)
+    monkeypatch.setattr("tasks.engine.weights.named_state_dict", published.__getitem__)
     assert same(Segmentation(FCNResNet50(), weights=name).network.backbone, source)
     whole = torchvision.models.segmentation.fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True
@@ -341,9 +340,6 @@ def test_official_names_of_a_pretrained_sn_resnet50(tmp_path: Path) -> None:
     for method in (METHOD, CNSNSpec(kind="sn", position="residual")):
         model = Segmentation(FCNResNet50(), method, weights=str(path))
         assert same(model.network.backbone, official)
-    net = insert(FCNResNet50(), METHOD)
-    load_official(as_classifier(net, official.state_dict()), path)
-    assert same(net.backbone, official)
     with pytest.raises(ValueError, match=r"`cnsn.kind` to be sn or cnsn"):
         Segmentation(FCNResNet50(), CNSNSpec(kind="cn", position="out"), weights=str(path))
     with pytest.raises(ValueError, match="unexpected"):
