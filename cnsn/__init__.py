@@ -3,8 +3,8 @@
 from cnsn.backbones import register_block
 from cnsn.checkpoint import load_official
 from cnsn.insert import CNSNSpec, crossnorm_active, crossnorm_sites, insert
+from cnsn.insertion.remove import remove
 from cnsn.layers import CNSN, CrossNorm, SelfNorm
-from cnsn.remove import remove
 from cnsn.sites import SitedBlock
 
 __version__ = "0.1.0"

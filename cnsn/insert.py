@@ -14,16 +14,22 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cnsn.active import crossnorm_active, crossnorm_sites
 from cnsn.backbones import surplus
-from cnsn.blocks import choose_blocks, plan_block, sites_of
-from cnsn.hosts import host, is_chain
-from cnsn.image import exchange_input as _exchange_input  # noqa: F401  Pickled networks name it.
-from cnsn.image import plan_image
+from cnsn.insertion.active import crossnorm_active, crossnorm_sites
+from cnsn.insertion.blocks import choose_blocks, plan_block, sites_of
+from cnsn.insertion.hosts import host, is_chain
+from cnsn.insertion.image import exchange_input as _exchange_input  # noqa: F401  Pickled networks name it.
+from cnsn.insertion.image import plan_image
+from cnsn.insertion.making import gates, like_of, new_crossnorm
+from cnsn.insertion.outputs import (
+    LazyOutputCNSN,
+    OutputCNSN,
+    known_channels,
+    places,
+    restyle_output,
+)
 from cnsn.kinds import layout_of
 from cnsn.layers import Gate, Restyling
-from cnsn.making import gates, like_of, new_crossnorm
-from cnsn.outputs import LazyOutputCNSN, OutputCNSN, known_channels, places, restyle_output
 from cnsn.sites import SitedBlock
 from cnsn.spec import CNSNSpec, Kind, Where, check_at
 

@@ -148,7 +148,7 @@ class SitedChain(nn.Sequential):
 def __getattr__(name: str) -> type[SitedBlock]:
     """Networks pickled by earlier versions look for torchvision's blocks here."""
     if name in ("SitedBasicBlock", "SitedBottleneck"):
-        from cnsn.backbones import torchvision_resnet
+        from cnsn.backbones.torchvision import resnet
 
-        return getattr(torchvision_resnet, name)
+        return getattr(resnet, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

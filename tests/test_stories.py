@@ -144,7 +144,7 @@ def test_a_new_family_of_blocks_is_one_file(tree: Tree) -> None:
                 blocks = nn.Sequential(Block(8), Block(8))
                 super().__init__(nn.Conv2d(3, 8, 1), blocks, nn.AdaptiveAvgPool2d(1))
         """,
-            "cnsn/backbones/blocklib_blocks.py": '''
+            "cnsn/backbones/blocklib.py": '''
         """Blocks of blocklib."""
 
         import blocklib

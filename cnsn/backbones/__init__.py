@@ -1,7 +1,7 @@
-"""Blocks of other libraries that the layers fit into: one file a family.
+"""Blocks of other libraries that the layers fit into: a folder a library, a file a family.
 
-A file's name begins with the library's, such as ``torchvision_resnet``: it is loaded when a network
-holds a module of that library, so that no other library is ever imported.
+A folder (or file) bears its library's name and is loaded when a network holds a module of it, so that
+no other library is ever imported.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from cnsn.sites import SitedBlock
 
 __all__ = ["LIBRARIES", "plain_type", "register_block", "sited_type", "surplus"]
 
-# Those that have files here.
-LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision", "transformers")
+LIBRARIES = tuple(
+    found.name for found in pkgutil.iter_modules(__path__) if found.name != "residual"
+)
 
 _SITED: dict[type[nn.Module], type[SitedBlock]] = {}
 
@@ -68,14 +69,16 @@ def plain_type(block: nn.Module) -> type[nn.Module] | None:
 
 @cache
 def _load(library: str) -> None:
-    for _, name, _ in pkgutil.iter_modules(__path__):
-        if name.startswith(f"{library}_"):
-            try:
-                importlib.import_module(f"{__name__}.{name}")
-            except (ImportError, AttributeError) as error:
-                # An older or newer version; its other families still are what they were.
-                warnings.warn(
-                    f"The blocks of cnsn.backbones.{name} stay unknown, since the installed "
-                    f"{library} differs: {error}.",
-                    stacklevel=2,
-                )
+    if library not in LIBRARIES:
+        return
+    package = importlib.import_module(f"{__name__}.{library}")
+    for found in pkgutil.iter_modules(getattr(package, "__path__", []), f"{package.__name__}."):
+        try:
+            importlib.import_module(found.name)
+        except (ImportError, AttributeError) as error:
+            # An older or newer version; its other families still are what they were.
+            warnings.warn(
+                f"The blocks of {found.name} stay unknown, since the installed {library} differs: "
+                f"{error}.",
+                stacklevel=2,
+            )

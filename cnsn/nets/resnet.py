@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from cnsn.backbones.torchvision_resnet import SitedBottleneck
+from cnsn.backbones.torchvision.resnet import SitedBottleneck
 from cnsn.nets.initialisation import draw_convolutions
 
 __all__ = ["IBN", "IBNResNet50", "InstanceNormBottleneck", "ResNet50", "resnet50", "resnet50_ibn"]

@@ -518,12 +518,12 @@ def test_a_version_without_a_family_leaves_the_others(monkeypatch: pytest.Monkey
     load = importlib.import_module
 
     def missing(name: str) -> Any:
-        if name.endswith("timm_inverted"):
+        if name.endswith("timm.inverted"):
             raise AttributeError("module has no attribute 'MobileAttention'")
         return load(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.warns(UserWarning, match="timm_inverted stay unknown.*'MobileAttention'"):
+    with pytest.warns(UserWarning, match=r"timm\.inverted stay unknown.*'MobileAttention'"):
         backbones._load.__wrapped__("timm")
 
 

@@ -132,7 +132,7 @@ def test_the_page_has_every_family() -> None:
     for name in cnsn.backbones.LIBRARIES:
         cnsn.backbones._load(name)
     shipped = {
-        (sited.__module__.rpartition(".")[2], " ".join(sited.SITES))
+        ("/".join(sited.__module__.split(".")[2:]), " ".join(sited.SITES))
         for sited in _SITED.values()
         if sited.__module__.startswith("cnsn.backbones.")
     }

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from torch import nn
 
 from cnsn.backbones import LIBRARIES, sited_type, surplus
+from cnsn.insertion.making import like_of, new_crossnorm
+from cnsn.insertion.outputs import example_pattern
 from cnsn.kinds import layout_of
 from cnsn.layers import CNSN, Gate, Restyling
-from cnsn.making import like_of, new_crossnorm
-from cnsn.outputs import example_pattern
 from cnsn.sites import ChainUnit, SitedBlock, SitedChain
 from cnsn.spec import CNSNSpec
 

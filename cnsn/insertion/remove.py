@@ -8,10 +8,10 @@ from typing import Literal, TypeVar, get_args
 from torch import nn
 
 from cnsn.backbones import plain_type
-from cnsn.hosts import unhost
-from cnsn.image import exchange_input, restyle_input
+from cnsn.insertion.hosts import unhost
+from cnsn.insertion.image import exchange_input, restyle_input
+from cnsn.insertion.outputs import OutputCNSN
 from cnsn.layers import CNSN, Gate, Restyling
-from cnsn.outputs import OutputCNSN
 from cnsn.sites import SitedBlock, SitedChain
 
 __all__ = ["remove"]

@@ -14,8 +14,8 @@ from torchvision.models.quantization import mobilenetv2, mobilenetv3, resnet
 
 from cnsn.backbones import register_block
 from cnsn.backbones.residual import SitedResidual
-from cnsn.backbones.torchvision_mobilenet import SitedInvertedResidualV2, SitedInvertedResidualV3
-from cnsn.backbones.torchvision_resnet import SitedBasicBlock, SitedBottleneck
+from cnsn.backbones.torchvision.mobilenet import SitedInvertedResidualV2, SitedInvertedResidualV3
+from cnsn.backbones.torchvision.resnet import SitedBasicBlock, SitedBottleneck
 
 __all__ = [
     "SitedQuantizableBasicBlock",

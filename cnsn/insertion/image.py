@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnsn.hosts import host, is_chain
+from cnsn.insertion.hosts import host, is_chain
 from cnsn.kinds import RESTYLINGS
 from cnsn.layers import Restyling
 from cnsn.spec import CNSNSpec

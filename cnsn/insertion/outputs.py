@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from cnsn.hosts import is_chain
+from cnsn.insertion.hosts import is_chain
+from cnsn.insertion.lazy import LazyCNSN
 from cnsn.layers import CNSN
-from cnsn.lazy import LazyCNSN
 from cnsn.spec import Where
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Blocks of segmentation_models_pytorch."""
