@@ -1,7 +1,7 @@
 """Blocks of other libraries that the layers fit into: a folder a library, a file a family.
 
-A folder (or file) bears its library's name and is loaded when a network holds a module of it, so that
-no other library is ever imported.
+A folder (or file) bears its library's name and is loaded when a network holds a module of it, so
+that no other library is ever imported.
 """
 
 from __future__ import annotations

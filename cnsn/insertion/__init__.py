@@ -1,1 +1,1 @@
-"""How layers get into a built network, act there, and leave it: the parts of :func:`cnsn.insert`."""
+"""How layers get into a built network, act there and leave it: the parts of `cnsn.insert`."""

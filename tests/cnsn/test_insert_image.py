@@ -116,7 +116,7 @@ def test_networks_that_earlier_versions_pickled_keep_their_crossnorm() -> None:
     old.load_state_dict(net.state_dict())
     old.image_crossnorm = net.image_crossnorm
     old.register_forward_pre_hook(_exchange_input)
-    assert b"cnsn.image" in pickle.dumps(old)
+    assert b"cnsn.insertion.image" in pickle.dumps(old)
     x, partner = torch.randn(4, 3, 8, 8), torch.tensor([1, 2, 3, 0])
     with crossnorm_active(net, partner=partner):
         torch.testing.assert_close(old(x), net(x))
