@@ -12,19 +12,40 @@ forward is another one than the described.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from cnsn.sites import RESIDUAL_SITES, SitedBlock
 
-__all__ = ["INNER_SITES", "SitedPreactivation", "SitedResidual"]
+__all__ = ["INNER_SITES", "SitedDense", "SitedPreactivation", "SitedResidual"]
 
 # Of blocks without an activation behind the sum: there `post` is the block's output.
 INNER_SITES = RESIDUAL_SITES[:-1]
 
 
-class SitedResidual(SitedBlock):
+class _FromLibrary(SitedBlock):
+    """A block whose children another library's class makes."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class SitedDense(_FromLibrary):
+    """A layer of a DenseNet, which has no sum; its class calls ``self.at`` at the two sites.
+
+    `pre` is its input, all channels so far, as the layer alone sees them, and `residual` the new
+    channels before they are appended.
+    """
+
+    SITES = ("pre", "residual")
+
+    def site_channels(self) -> Mapping[str, int]:
+        return {"pre": self.conv1.in_channels, "residual": self.conv2.out_channels}
+
+
+class SitedResidual(_FromLibrary):
     """A block that adds a chain of its children to its input.
 
     Attributes:

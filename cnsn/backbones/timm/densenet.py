@@ -1,39 +1,29 @@
-"""timm's DenseNet layer.
-
-It has no sum: `pre` is its input, all channels so far, as the layer alone sees them, and `residual`
-the new channels before they are appended.
-"""
+"""timm's DenseNet layer, with the sites `pre` and `residual`."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from timm.models import densenet
 from torch import Tensor
 
 from cnsn.backbones import register_block
-from cnsn.sites import SitedBlock
+from cnsn.backbones.residual import SitedDense
 
 __all__ = ["SitedDenseLayer"]
 
 
-class SitedDenseLayer(SitedBlock, densenet.DenseLayer):
-    """Normalisation with activation and convolution, twice."""
-
-    SITES = ("pre", "residual")
+class SitedDenseLayer(SitedDense, densenet.DenseLayer):
+    """Normalisation, activation and convolution, twice."""
 
     @classmethod
     def parts(cls) -> frozenset[str]:
         return frozenset({"norm1", "conv1", "norm2", "conv2"})
 
-    def site_channels(self) -> Mapping[str, int]:
-        return {"pre": self.conv1.in_channels, "residual": self.conv2.out_channels}
-
     def bottleneck_fn(self, xs: list[Tensor]) -> Tensor:
-        return self.conv1(self.norm1(self.at("pre", torch.cat(xs, 1))))
+        features = self.at("pre", torch.cat(xs, 1))
+        return self.conv1(self.norm1(features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
         return self.at("residual", densenet.DenseLayer.forward(self, x))
 
 

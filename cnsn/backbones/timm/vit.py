@@ -33,8 +33,9 @@ class _Tokens(SitedResidual):
     def settle(self, net: nn.Module) -> None:
         """The tokens before the map are those that the transformer around the block puts there."""
         for module in net.modules():
-            if hasattr(module, "num_prefix_tokens") and self.mlp in list(module.modules()):
-                self.prefix_tokens = int(module.num_prefix_tokens)
+            tokens = getattr(module, "num_prefix_tokens", None)
+            if isinstance(tokens, int) and self.mlp in list(module.modules()):
+                self.prefix_tokens = tokens
 
 
 class _First(_Tokens):

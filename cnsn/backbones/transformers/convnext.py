@@ -5,6 +5,8 @@ There is no activation behind the sum, thus no site `out`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from transformers.models.convnext import modeling_convnext as convnext
 from transformers.models.convnextv2 import modeling_convnextv2 as convnextv2
@@ -17,7 +19,7 @@ __all__ = ["SitedConvNextLayer", "SitedConvNextV2Layer"]
 
 class _ConvNext(SitedResidual):
     SITES = INNER_SITES
-    BRANCH = ("dwconv", "layernorm", "pwconv1", "act", "pwconv2")
+    BRANCH: ClassVar[tuple[str, ...]] = ("dwconv", "layernorm", "pwconv1", "act", "pwconv2")
     OUT = "dwconv"
     DROP = "drop_path"
     SHORTCUT_FIRST = True

@@ -27,7 +27,9 @@ class SitedViTLayer(SitedResidual, vit.ViTLayer):
     channel_dim = -1
     prefix_tokens = 1
 
-    def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
+    def forward(  # type: ignore[override]  # Called by its library's names.
+        self, hidden_states: Tensor, *args: Any, **options: Any
+    ) -> Tensor:
         attention, _ = self.attention(self.layernorm_before(hidden_states), *args, **options)
         return super().forward(self.dropout(attention) + hidden_states)
 
