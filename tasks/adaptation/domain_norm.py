@@ -81,7 +81,7 @@ def _parted(norm: nn.Module) -> type[_PartedNorm] | None:
 
         class PartedNormAct2d(_PartedNorm, BatchNormAct2d):
             def _after(self, x: Tensor) -> Tensor:
-                return self.act(self.drop(x))  # type: ignore[no-any-return]
+                return self.act(self.drop(x))
 
         PARTED.setdefault(BatchNormAct2d, PartedNormAct2d)
     return PARTED.get(kind)

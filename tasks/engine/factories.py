@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from jsonargparse import Namespace, _actions, _typehints, _util
@@ -130,7 +130,7 @@ def _as_class(factory: Any, name: str) -> Any:
     if isinstance(factory, type):
         if not issubclass(factory, nn.Module) or factory is nn.Module:
             return factory
-        options = options_of(factory)
+        options = options_of(cast(Any, factory))
         if "num_classes" in options and not options.keys() & LOADED.keys():
             return factory
     return _class_of(factory, name)
@@ -162,7 +162,7 @@ def _class_of(factory: Any, name: str) -> type[nn.Module]:
     parameters.append(_parameter("num_classes", int | None, None if classes is EMPTY else classes))
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     for made in (Network.__new__, Network.__init__):
-        made.__signature__ = inspect.Signature([itself, *parameters])  # type: ignore[attr-defined]
+        vars(made)["__signature__"] = inspect.Signature([itself, *parameters])
     Network.__doc__ = inspect.getdoc(factory)
     Network.__name__ = name.rpartition(".")[2]
     _util.resolved_import_paths.add(Network, name)

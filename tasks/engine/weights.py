@@ -129,7 +129,7 @@ def _timm_state_dict(name: str) -> dict[str, Tensor]:
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except (OSError, HfHubHTTPError) as error:
-        repository = timm.get_pretrained_cfg(name).hf_hub_id
+        repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", name)
         raise OSError(
             f"Expected to fetch {name}, but https://huggingface.co/{repository} could not be "
             f"reached ({type(error).__name__}): on a machine with a network run `hf download "
