@@ -44,6 +44,9 @@ class Restyling(MapLayer):
             (see :mod:`cnsn.recomputation`).
     """
 
+    # As of a gate: in evaluation it is nothing, and needs no observer.
+    qconfig = None
+
     def __init__(self, *, channel_dim: int = 1, prefix_tokens: int = 0) -> None:
         super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
         self.active = False

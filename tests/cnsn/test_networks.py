@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import convert, get_default_qat_qconfig, prepare_qat
 from torch.utils._pytree import tree_leaves
 
 import cnsn.backbones
@@ -81,13 +82,18 @@ def copies_are_equal(net: nn.Module, x: Tensor, fresh: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("case", TRACED)
-def test_compiled_and_exported(case: Case) -> None:
+def test_compiled_exported_and_traced(case: Case) -> None:
     torch.manual_seed(0)
     net, x = equipped(case, case.build(), "cnsn"), case.input()
     with torch.no_grad():
         expected = output(net, x)
         program = torch.export.export(net, (x,))
         torch.testing.assert_close(output(program.module(), x), expected, atol=1e-4, rtol=1e-4)
+        recorded = torch.jit.trace(net, x, check_trace=False, strict=False)
+        torch.testing.assert_close(output(recorded, x), expected, atol=1e-4, rtol=1e-4)
+        if case.library != "transformers" and not case.name.startswith("tf_"):
+            # These have shapes in Python's control flow.
+            assert torch.equal(output(torch.fx.symbolic_trace(net), x), expected)
         torch._dynamo.reset()
         compiled = torch.compile(net, backend="aot_eager")
         torch.testing.assert_close(output(compiled, x), expected, atol=1e-4, rtol=1e-4)
@@ -110,6 +116,20 @@ def test_tokens_that_are_no_part_of_the_map(name: str, prefix: int) -> None:
     x = torch.randn(3, prefix + 4, gate.channels)
     y = gate.train()(x)
     assert torch.equal(y[:, :prefix], x[:, :prefix]) and not torch.equal(y, x)
+
+
+def test_quantised_with_crossnorm() -> None:
+    torch.manual_seed(0)
+    plain = BUILDERS["torchvision"]("quantization.resnet18", quantize=False).train()
+    plain.fuse_model(is_qat=True)
+    net = insert(copy.deepcopy(plain), CNSNSpec(kind="cn"))
+    x, results = torch.randn(3, 3, 32, 32), []
+    for each in (plain, net):
+        each.qconfig = get_default_qat_qconfig("x86")
+        prepare_qat(each, inplace=True)
+        results.append(each(x))
+        results.append(convert(each.eval())(x))
+    assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
 
 
 def test_stages_of_blocks_side_by_side() -> None:

@@ -1,7 +1,8 @@
 """torchvision's quantizable blocks: ResNet, ResNeXt, MobileNet V2 and V3.
 
 The sum goes through the block's FloatFunctional, so that preparation and conversion find it. Where
-a layer sits between the sum and its activation, the two are taken apart.
+a layer acts between the sum and its activation, the two are taken apart. SelfNorm stays in floating
+point: a converted network has none. Fuse first: ``fuse_model`` looks for the plain blocks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _Quantizable(SitedResidual):
         branch, identity = self.at("residual", branch), self.at("identity", identity)
         if self.LAST is None:
             return self.at("post", add.add(identity, branch))
-        if "post" not in (self.cnsn_site, self.crossnorm_site):
+        gated = self.cnsn_site == "post" and self.cnsn.selfnorm is not None
+        if not (self.training or gated):
             return self.at("out", add.add_relu(branch, identity))
         total = torch.relu(self.at("post", torch.add(branch, identity)))
         return self.at("out", add.activation_post_process(total))
