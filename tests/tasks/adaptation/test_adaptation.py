@@ -350,7 +350,7 @@ def test_flags_train_and_change_every_weight(tmp_path: Path, root: Path, flags: 
         (["--data.root=/nowhere"], "data.prepare domains"),
         (["--model.style=target"], "`cnsn.kind` to be cn or cnsn"),
         (["--model.batch_norm=adabn"], "batch_norm"),
-        (["--model.weights=NoNet_Weights.V1"], "torchvision has no such name"),
+        (["--model.weights=NoNet_Weights.V1"], "no such file and no such name"),
     ],
 )
 def test_bad_options_end_with_one_sentence(
