@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 __all__ = ["TimeLeft", "in_words"]
 
-# Seconds between two lines while nothing ends.
-BEAT = 20.0
+# Seconds between two lines while nothing ends: at first, and at most; each pause is twice the last.
+BEAT, SLOWEST = 20.0, 320.0
 
 
 class TimeLeft:
@@ -63,17 +63,24 @@ class TimeLeft:
         seconds = self.seconds()
         if self.ended == self.total:
             return f"{self.ended} of {self.total} runs ended"
-        left = "time left is known after the first" if seconds is None else in_words(seconds)
-        return f"{self.ended} of {self.total} runs ended; {left}"
+        if seconds is not None:
+            return f"{self.ended} of {self.total} runs ended; {in_words(seconds)}"
+        first = min(self._began.values(), default=self.clock())
+        left = "time left is known after the first"
+        running = f"{len(self._began)} running for {self.clock() - first:.0f} s"
+        return f"{self.ended} of {self.total} runs ended, {running}; {left}"
 
     @contextmanager
     def beating(self, say: Callable[[str], None], every: float = BEAT) -> Iterator[None]:
-        """Say within it where the runs are, every few seconds."""
+        """Say within it where the runs are, every few seconds, and less often while none ends."""
         over = threading.Event()
 
         def beat() -> None:
-            while not over.wait(every):
+            pause, ended = every, self.ended
+            while not over.wait(pause):
                 say(f"... {self}")
+                pause = every if self.ended > ended else min(2 * pause, max(every, SLOWEST))
+                ended = self.ended
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

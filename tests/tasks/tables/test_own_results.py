@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +174,9 @@ def test_time_left() -> None:
     ahead = TimeLeft(15, 2, clock=lambda: now)
     ahead.start("a")
     ahead.start("b")
-    assert "0 of 15 runs ended; time left is known after the first" in str(ahead)
+    now = 20.0
+    waiting = "0 of 15 runs ended, 2 running for 20 s; time left is known after the first"
+    assert str(ahead) == waiting
     now = 30.0
     for run in "ab":
         ahead.end(run, counts=True)
@@ -183,6 +187,17 @@ def test_time_left() -> None:
     # One that was refused at once says nothing of the others.
     ahead.end("c", counts=False)
     assert ahead.seconds() == pytest.approx(12 * 30 / 2)
+
+
+def test_what_has_not_changed_is_said_less_and_less_often() -> None:
+    said: list[float] = []
+    begun = time.monotonic()
+    with TimeLeft(2, 1).beating(lambda _: said.append(time.monotonic() - begun), every=0.02):
+        while len(said) < 4:
+            time.sleep(0.01)
+    pauses = [b - a for a, b in itertools.pairwise(said)]
+    # At least: a busy machine may add to each.
+    assert all(pause >= 0.02 * 2**n for n, pause in enumerate(pauses, start=1))
 
 
 def test_the_root_goes_to_the_options_that_take_it(
