@@ -4,15 +4,35 @@ from cnsn.backbones import register_block
 from cnsn.checkpoint import load_official
 from cnsn.insert import CNSNSpec, crossnorm_active, crossnorm_sites, insert
 from cnsn.insertion.remove import remove
-from cnsn.layers import CNSN, CrossNorm, SelfNorm
+from cnsn.layers import (
+    CNSN,
+    DSU,
+    NP,
+    CovarianceExchange,
+    CrossNorm,
+    EFDMix,
+    MixStyle,
+    MomentExchange,
+    NPPlus,
+    PAdaIN,
+    SelfNorm,
+)
 from cnsn.sites import SitedBlock
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CNSN",
+    "DSU",
+    "NP",
     "CNSNSpec",
+    "CovarianceExchange",
     "CrossNorm",
+    "EFDMix",
+    "MixStyle",
+    "MomentExchange",
+    "NPPlus",
+    "PAdaIN",
     "SelfNorm",
     "SitedBlock",
     "crossnorm_active",

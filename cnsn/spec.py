@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from torch import nn
 
-from cnsn.kinds import GATES, RESTYLINGS, choose
+from cnsn.kinds import GATES, RESTYLINGS, Insertable, choose
 from cnsn.layers import Crop, Mode
-from cnsn.layers.crossnorm import check_crossnorm_options
 
 __all__ = ["CNSNSpec", "Kind", "Start", "Where", "check_at"]
 
@@ -48,6 +47,12 @@ class CNSNSpec:
             was: its outputs move by about 5 % at most, taken over all layers. "released" begins
             with the released code's gates, near one half. "auto" is "released", but where a task
             loads pretrained weights by name or file it is "neutral".
+        alpha: of MixStyle and EFDMix; None, as below, leaves it to the layer.
+        detach: whether statistics are constants to the gradient (of PAdaIN: the style's); not of
+            CrossNorm, EFDMix and CovarianceExchange.
+        factor: of DSU.
+        spread: of NP and NPPlus.
+        orders: of MomentExchange.
     """
 
     kind: Kind = "none"
@@ -66,6 +71,11 @@ class CNSNSpec:
     channel_dim: int = 1
     prefix_tokens: int = 0
     start: Start = "auto"
+    alpha: float | None = None
+    detach: bool | None = None
+    factor: float | None = None
+    spread: float | None = None
+    orders: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for field, choices in (("kind", Kind), ("start", Start)):
@@ -74,9 +84,9 @@ class CNSNSpec:
                 raise ValueError(
                     f"Expected `{field}` to be one of {get_args(choices)}, but got {value!r}."
                 )
-        choose(RESTYLINGS, "restyle", self.restyle)
-        choose(GATES, "gate", self.gate)
-        check_crossnorm_options(self.crop, self.beta, self.min_area, self.mode)
+        check_options(self, "restyle", RESTYLINGS, self.crossnorm, "cn")
+        check_options(self, "gate", GATES, self.selfnorm, "sn")
+        RESTYLINGS[self.restyle].build(self)
         if self.stages is not None and (not self.stages or min(self.stages) < 1):
             raise ValueError(
                 f"Expected `stages` to hold numbers from 1, or to be None, but got {self.stages}."
@@ -105,6 +115,27 @@ class CNSNSpec:
     def selfnorm(self) -> bool:
         """Whether there is a SelfNorm."""
         return self.kind in ("sn", "cnsn")
+
+
+def check_options(
+    spec: CNSNSpec, field: str, table: dict[str, Insertable[Any]], used: bool, kind: str
+) -> None:
+    """Raise ValueError for a layer that is unknown or not used, and options that it ignores."""
+    defaults = {f.name: f.default for f in fields(spec)}
+    name = getattr(spec, field)
+    row = choose(table, field, name)
+    if not used and name != defaults[field]:
+        raise ValueError(
+            f"Expected `kind` to be {kind} or cnsn for `{field}` {name!r}, but got {spec.kind!r}."
+        )
+    others = {option for other in table.values() for option in other.options} - set(row.options)
+    for option in sorted(others):
+        value = getattr(spec, option)
+        if value != defaults[option]:
+            raise ValueError(
+                f"Expected `{option}` to be left out, but got {value!r}: {name} reads "
+                f"{', '.join(row.options) or 'no option'}."
+            )
 
 
 def check_at(spec: CNSNSpec, at: Where) -> None:

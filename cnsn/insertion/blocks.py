@@ -110,13 +110,15 @@ def plan_block(
     apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
     made: list[tuple[str, CNSN | Restyling]] = []
     if apart and not spec.image and spec.cn_position in sites.sites():
-        made.append((str(spec.cn_position), new_crossnorm(spec, **layout)))
+        channels = sites.site_channels()[str(spec.cn_position)]
+        made.append((str(spec.cn_position), new_crossnorm(spec, channels, **layout)))
     if spec.position in sites.sites():
         gate = None
+        channels = sites.site_channels()[spec.position]
         if spec.selfnorm:
-            channels = sites.site_channels()[spec.position]
             gate = new_gate(channels, like=like_of(sites.host), **layout)
-        crossnorm = new_crossnorm(spec, **layout) if spec.crossnorm and not apart else None
+        here = spec.crossnorm and not apart
+        crossnorm = new_crossnorm(spec, channels, **layout) if here else None
         if gate is not None or crossnorm is not None:
             made.append((spec.position, CNSN(crossnorm=crossnorm, selfnorm=gate)))
 

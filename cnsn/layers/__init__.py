@@ -1,8 +1,31 @@
-"""CrossNorm and SelfNorm as modules, CNSN, which holds both, and their bases."""
+"""CrossNorm and SelfNorm as modules, CNSN, which holds both, their bases and their relatives."""
 
 from cnsn.layers.base import Gate, Restyling
 from cnsn.layers.cnsn import CNSN
+from cnsn.layers.covariance import CovarianceExchange
 from cnsn.layers.crossnorm import Crop, CrossNorm, Mode
+from cnsn.layers.dsu import DSU
+from cnsn.layers.efdmix import EFDMix
+from cnsn.layers.mixstyle import MixStyle
+from cnsn.layers.moments import MomentExchange
+from cnsn.layers.padain import PAdaIN
+from cnsn.layers.perturbation import NP, NPPlus
 from cnsn.layers.selfnorm import SelfNorm
 
-__all__ = ["CNSN", "Crop", "CrossNorm", "Gate", "Mode", "Restyling", "SelfNorm"]
+__all__ = [
+    "CNSN",
+    "DSU",
+    "NP",
+    "CovarianceExchange",
+    "Crop",
+    "CrossNorm",
+    "EFDMix",
+    "Gate",
+    "MixStyle",
+    "Mode",
+    "MomentExchange",
+    "NPPlus",
+    "PAdaIN",
+    "Restyling",
+    "SelfNorm",
+]
