@@ -7,7 +7,11 @@ from cnsn.insertion.remove import remove
 from cnsn.layers import (
     CNSN,
     DSU,
+    ECA,
     NP,
+    SE,
+    SNR,
+    SRM,
     CovarianceExchange,
     CrossNorm,
     EFDMix,
@@ -16,6 +20,7 @@ from cnsn.layers import (
     NPPlus,
     PAdaIN,
     SelfNorm,
+    StyleSE,
 )
 from cnsn.sites import SitedBlock
 
@@ -24,7 +29,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CNSN",
     "DSU",
+    "ECA",
     "NP",
+    "SE",
+    "SNR",
+    "SRM",
     "CNSNSpec",
     "CovarianceExchange",
     "CrossNorm",
@@ -35,6 +44,7 @@ __all__ = [
     "PAdaIN",
     "SelfNorm",
     "SitedBlock",
+    "StyleSE",
     "crossnorm_active",
     "crossnorm_sites",
     "functional",

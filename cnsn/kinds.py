@@ -13,7 +13,11 @@ from torch import nn
 
 from cnsn.layers import (
     DSU,
+    ECA,
     NP,
+    SE,
+    SNR,
+    SRM,
     CovarianceExchange,
     CrossNorm,
     EFDMix,
@@ -24,6 +28,7 @@ from cnsn.layers import (
     PAdaIN,
     Restyling,
     SelfNorm,
+    StyleSE,
 )
 
 __all__ = ["GATES", "RESTYLINGS", "Insertable", "choose", "layout_of"]
@@ -66,6 +71,11 @@ RESTYLINGS: dict[str, Insertable[Restyling]] = {
 # What always acts; the class takes the number of channels first.
 GATES: dict[str, Insertable[Gate]] = {
     "selfnorm": Insertable(SelfNorm, ("two_sided",)),
+    "srm": Insertable(SRM),
+    "se": Insertable(SE, ("reduction",)),
+    "style_se": Insertable(StyleSE, ("reduction",)),
+    "eca": Insertable(ECA),
+    "snr": Insertable(SNR, ("reduction",)),
 }
 
 

@@ -11,9 +11,11 @@ from torch import nn
 
 from cnsn.kinds import GATES, RESTYLINGS, Insertable, choose
 from cnsn.layers import Crop, Mode
+from cnsn.layers.squeeze import check_reduction
 
 __all__ = ["CNSNSpec", "Kind", "Start", "Where", "check_at"]
 
+Blocks = Literal["all", "last"]
 Kind = Literal["none", "cn", "sn", "cnsn"]
 Start = Literal["auto", "released", "neutral"]
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -32,8 +34,10 @@ class CNSNSpec:
         beta: see :class:`cnsn.CrossNorm`.
         min_area: see :class:`cnsn.CrossNorm`.
         stages: stages of the network that get the layers, counted from 1; None means all.
+        blocks: "last" is the last block of each stage, "all" every one.
         two_sided: see :class:`cnsn.SelfNorm`.
-        image: CrossNorm acts on the input of the network's call, the image, and nowhere else.
+        image: CrossNorm acts on the input of the network's call, the image, and nowhere else; "also"
+            is there and in the network.
         restyle: which layer stands for CrossNorm, of :data:`cnsn.kinds.RESTYLINGS`.
         gate: which layer stands for SelfNorm, of :data:`cnsn.kinds.GATES`.
         mode: see :class:`cnsn.CrossNorm`.
@@ -53,6 +57,7 @@ class CNSNSpec:
         factor: of DSU.
         spread: of NP and NPPlus.
         orders: of MomentExchange.
+        reduction: of SE, StyleSE and SNR.
     """
 
     kind: Kind = "none"
@@ -63,7 +68,7 @@ class CNSNSpec:
     min_area: float = 0.1
     stages: tuple[int, ...] | None = None
     two_sided: bool = False
-    image: bool = False
+    image: bool | Literal["also"] = False
     restyle: str = "crossnorm"
     gate: str = "selfnorm"
     mode: Mode = "2-instance"
@@ -76,9 +81,11 @@ class CNSNSpec:
     factor: float | None = None
     spread: float | None = None
     orders: tuple[str, ...] | None = None
+    reduction: int | None = None
+    blocks: Blocks = "all"
 
     def __post_init__(self) -> None:
-        for field, choices in (("kind", Kind), ("start", Start)):
+        for field, choices in (("kind", Kind), ("start", Start), ("blocks", Blocks)):
             value = getattr(self, field)
             if value not in get_args(choices):
                 raise ValueError(
@@ -87,11 +94,17 @@ class CNSNSpec:
         check_options(self, "restyle", RESTYLINGS, self.crossnorm, "cn")
         check_options(self, "gate", GATES, self.selfnorm, "sn")
         RESTYLINGS[self.restyle].build(self)
+        if self.reduction is not None:
+            check_reduction(self.reduction)
         if self.stages is not None and (not self.stages or min(self.stages) < 1):
             raise ValueError(
                 f"Expected `stages` to hold numbers from 1, or to be None, but got {self.stages}."
             )
-        if self.cn_position is not None and self.image:
+        if self.image not in (True, False, "also"):
+            raise ValueError(
+                f"Expected `image` to be true, false or 'also', but got {self.image!r}."
+            )
+        if self.cn_position is not None and self.image is True:
             raise ValueError(
                 "Expected `cn_position` to be None when `image` is set, but got "
                 f"{self.cn_position!r}: CrossNorm sits in one place."
@@ -140,13 +153,13 @@ def check_options(
 
 def check_at(spec: CNSNSpec, at: Where) -> None:
     """Raise ValueError for patterns that are none, and for options that contradict `at`."""
-    for field in ("cn_position", "stages"):
-        if getattr(spec, field) is not None:
+    for field in ("cn_position", "stages", "blocks"):
+        if getattr(spec, field) not in (None, "all"):
             raise ValueError(
-                f"Expected `{field}` to be None when `at` says where the layers go, but got "
+                f"Expected `{field}` to be left out when `at` says where the layers go, but got "
                 f"{getattr(spec, field)!r}."
             )
-    if spec.image and spec.kind == "cn":
+    if spec.image is True and spec.kind == "cn":
         raise ValueError(
             "Expected `at` to be None when CrossNorm alone is inserted and `image` is set, but got "
             f"{at!r}: CrossNorm sits in one place."

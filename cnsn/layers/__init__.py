@@ -11,11 +11,18 @@ from cnsn.layers.moments import MomentExchange
 from cnsn.layers.padain import PAdaIN
 from cnsn.layers.perturbation import NP, NPPlus
 from cnsn.layers.selfnorm import SelfNorm
+from cnsn.layers.snr import SNR
+from cnsn.layers.squeeze import ECA, SE, StyleSE
+from cnsn.layers.srm import SRM
 
 __all__ = [
     "CNSN",
     "DSU",
+    "ECA",
     "NP",
+    "SE",
+    "SNR",
+    "SRM",
     "CovarianceExchange",
     "Crop",
     "CrossNorm",
@@ -28,4 +35,5 @@ __all__ = [
     "PAdaIN",
     "Restyling",
     "SelfNorm",
+    "StyleSE",
 ]

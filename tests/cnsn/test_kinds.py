@@ -25,7 +25,7 @@ NAMES = [("restyle", name) for name in RESTYLINGS] + [("gate", name) for name in
 EVERY = pytest.mark.parametrize(("field", "name"), NAMES, ids=[name for _, name in NAMES])
 SMALL = {"reduction": 4}
 # Their graphs have tests of their own.
-COMPILED = ("crossnorm", "selfnorm")
+COMPILED = ("crossnorm", "selfnorm", "srm")
 
 
 def spec_of(field: str, name: str, **options: Any) -> CNSNSpec:
