@@ -36,8 +36,8 @@ class CNSNSpec:
         stages: stages of the network that get the layers, counted from 1; None means all.
         blocks: "last" is the last block of each stage, "all" every one.
         two_sided: see :class:`cnsn.SelfNorm`.
-        image: CrossNorm acts on the input of the network's call, the image, and nowhere else; "also"
-            is there and in the network.
+        image: CrossNorm acts on the input of the network's call, the image, and nowhere else;
+            "also" is there and in the network.
         restyle: which layer stands for CrossNorm, of :data:`cnsn.kinds.RESTYLINGS`.
         gate: which layer stands for SelfNorm, of :data:`cnsn.kinds.GATES`.
         mode: see :class:`cnsn.CrossNorm`.
