@@ -80,7 +80,7 @@ def insert(net: Net, spec: CNSNSpec, *, at: Where | None = None) -> Net:
         named = places(net, at)
         new_gate = gates(spec, len(named))
         plans += [_plan_output(net, name, module, spec, new_gate) for name, module in named]
-    elif spec.selfnorm or not spec.image:
+    elif spec.selfnorm or spec.image is not True:
         blocks = choose_blocks(net, spec)
         new_gate = gates(spec, sum(spec.position in sites.sites() for _, sites in blocks))
         plans += [plan_block(block, sites, spec, new_gate) for block, sites in blocks]
@@ -114,7 +114,7 @@ def _plan_output(
     last = "" if sites is None or surplus(module) else sites.sites()[-1]
     family = isinstance(sites, SitedBlock) and last in ("post", "out")
     layout = layout_of(sites if family else spec)
-    apart = not spec.crossnorm or spec.image
+    apart = not spec.crossnorm or spec.image is True
     options: dict[str, Any] = {
         "place": name,
         "crossnorm": None if apart else new_crossnorm(spec, **layout),

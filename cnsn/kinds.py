@@ -11,7 +11,25 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from cnsn.layers import CrossNorm, Gate, Restyling, SelfNorm
+from cnsn.layers import (
+    DSU,
+    ECA,
+    NP,
+    SE,
+    SNR,
+    SRM,
+    CovarianceExchange,
+    CrossNorm,
+    EFDMix,
+    Gate,
+    MixStyle,
+    MomentExchange,
+    NPPlus,
+    PAdaIN,
+    Restyling,
+    SelfNorm,
+    StyleSE,
+)
 
 __all__ = ["GATES", "RESTYLINGS", "Insertable", "choose", "layout_of"]
 
@@ -24,7 +42,8 @@ class Insertable(Generic[Layer]):
 
     Args:
         layer: its class.
-        options: the fields of :class:`cnsn.CNSNSpec` that it takes, as keywords of their names.
+        options: the fields of :class:`cnsn.CNSNSpec` that it takes, as keywords of their names;
+            None leaves one to the layer.
     """
 
     layer: type[Layer]
@@ -32,16 +51,31 @@ class Insertable(Generic[Layer]):
 
     def build(self, spec: Any, *args: Any, **layout: Any) -> Layer:
         """A new layer with the options of `spec`, for maps of a layout; see :func:`layout_of`."""
-        return self.layer(*args, **{name: getattr(spec, name) for name in self.options}, **layout)
+        options = {name: getattr(spec, name) for name in self.options}
+        given = {name: value for name, value in options.items() if value is not None}
+        return self.layer(*args, **given, **layout)
 
 
 # What acts while training, when it is switched on.
 RESTYLINGS: dict[str, Insertable[Restyling]] = {
     "crossnorm": Insertable(CrossNorm, ("crop", "beta", "min_area", "mode")),
+    "mixstyle": Insertable(MixStyle, ("alpha", "detach")),
+    "efdmix": Insertable(EFDMix, ("alpha",)),
+    "dsu": Insertable(DSU, ("factor", "detach")),
+    "padain": Insertable(PAdaIN, ("detach",)),
+    "moments": Insertable(MomentExchange, ("orders", "detach")),
+    "np": Insertable(NP, ("spread", "detach")),
+    "np_plus": Insertable(NPPlus, ("spread", "detach")),
+    "covariance": Insertable(CovarianceExchange),
 }
 # What always acts; the class takes the number of channels first.
 GATES: dict[str, Insertable[Gate]] = {
     "selfnorm": Insertable(SelfNorm, ("two_sided",)),
+    "srm": Insertable(SRM),
+    "se": Insertable(SE, ("reduction",)),
+    "style_se": Insertable(StyleSE, ("reduction",)),
+    "eca": Insertable(ECA),
+    "snr": Insertable(SNR, ("reduction",)),
 }
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from torch import nn
 
-from cnsn.kinds import GATES, RESTYLINGS, choose
+from cnsn.kinds import GATES, RESTYLINGS, Insertable, choose
 from cnsn.layers import Crop, Mode
-from cnsn.layers.crossnorm import check_crossnorm_options
+from cnsn.layers.squeeze import check_reduction
 
 __all__ = ["CNSNSpec", "Kind", "Start", "Where", "check_at"]
 
+Blocks = Literal["all", "last"]
 Kind = Literal["none", "cn", "sn", "cnsn"]
 Start = Literal["auto", "released", "neutral"]
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -33,8 +34,10 @@ class CNSNSpec:
         beta: see :class:`cnsn.CrossNorm`.
         min_area: see :class:`cnsn.CrossNorm`.
         stages: stages of the network that get the layers, counted from 1; None means all.
+        blocks: "last" is the last block of each stage, "all" every one.
         two_sided: see :class:`cnsn.SelfNorm`.
-        image: CrossNorm acts on the input of the network's call, the image, and nowhere else.
+        image: CrossNorm acts on the input of the network's call, the image, and nowhere else;
+            "also" is there and in the network.
         restyle: which layer stands for CrossNorm, of :data:`cnsn.kinds.RESTYLINGS`.
         gate: which layer stands for SelfNorm, of :data:`cnsn.kinds.GATES`.
         mode: see :class:`cnsn.CrossNorm`.
@@ -48,6 +51,13 @@ class CNSNSpec:
             was: its outputs move by about 5 % at most, taken over all layers. "released" begins
             with the released code's gates, near one half. "auto" is "released", but where a task
             loads pretrained weights by name or file it is "neutral".
+        alpha: of MixStyle and EFDMix; None, as below, leaves it to the layer.
+        detach: whether statistics are constants to the gradient (of PAdaIN: the style's); not of
+            CrossNorm, EFDMix and CovarianceExchange.
+        factor: of DSU.
+        spread: of NP and NPPlus.
+        orders: of MomentExchange.
+        reduction: of SE, StyleSE and SNR.
     """
 
     kind: Kind = "none"
@@ -58,7 +68,7 @@ class CNSNSpec:
     min_area: float = 0.1
     stages: tuple[int, ...] | None = None
     two_sided: bool = False
-    image: bool = False
+    image: bool | Literal["also"] = False
     restyle: str = "crossnorm"
     gate: str = "selfnorm"
     mode: Mode = "2-instance"
@@ -66,22 +76,35 @@ class CNSNSpec:
     channel_dim: int = 1
     prefix_tokens: int = 0
     start: Start = "auto"
+    alpha: float | None = None
+    detach: bool | None = None
+    factor: float | None = None
+    spread: float | None = None
+    orders: tuple[str, ...] | None = None
+    reduction: int | None = None
+    blocks: Blocks = "all"
 
     def __post_init__(self) -> None:
-        for field, choices in (("kind", Kind), ("start", Start)):
+        for field, choices in (("kind", Kind), ("start", Start), ("blocks", Blocks)):
             value = getattr(self, field)
             if value not in get_args(choices):
                 raise ValueError(
                     f"Expected `{field}` to be one of {get_args(choices)}, but got {value!r}."
                 )
-        choose(RESTYLINGS, "restyle", self.restyle)
-        choose(GATES, "gate", self.gate)
-        check_crossnorm_options(self.crop, self.beta, self.min_area, self.mode)
+        check_options(self, "restyle", RESTYLINGS, self.crossnorm, "cn")
+        check_options(self, "gate", GATES, self.selfnorm, "sn")
+        RESTYLINGS[self.restyle].build(self)
+        if self.reduction is not None:
+            check_reduction(self.reduction)
         if self.stages is not None and (not self.stages or min(self.stages) < 1):
             raise ValueError(
                 f"Expected `stages` to hold numbers from 1, or to be None, but got {self.stages}."
             )
-        if self.cn_position is not None and self.image:
+        if self.image not in (True, False, "also"):
+            raise ValueError(
+                f"Expected `image` to be true, false or 'also', but got {self.image!r}."
+            )
+        if self.cn_position is not None and self.image is True:
             raise ValueError(
                 "Expected `cn_position` to be None when `image` is set, but got "
                 f"{self.cn_position!r}: CrossNorm sits in one place."
@@ -107,15 +130,36 @@ class CNSNSpec:
         return self.kind in ("sn", "cnsn")
 
 
+def check_options(
+    spec: CNSNSpec, field: str, table: dict[str, Insertable[Any]], used: bool, kind: str
+) -> None:
+    """Raise ValueError for a layer that is unknown or not used, and options that it ignores."""
+    defaults = {f.name: f.default for f in fields(spec)}
+    name = getattr(spec, field)
+    row = choose(table, field, name)
+    if not used and name != defaults[field]:
+        raise ValueError(
+            f"Expected `kind` to be {kind} or cnsn for `{field}` {name!r}, but got {spec.kind!r}."
+        )
+    others = {option for other in table.values() for option in other.options} - set(row.options)
+    for option in sorted(others):
+        value = getattr(spec, option)
+        if value != defaults[option]:
+            raise ValueError(
+                f"Expected `{option}` to be left out, but got {value!r}: {name} reads "
+                f"{', '.join(row.options) or 'no option'}."
+            )
+
+
 def check_at(spec: CNSNSpec, at: Where) -> None:
     """Raise ValueError for patterns that are none, and for options that contradict `at`."""
-    for field in ("cn_position", "stages"):
-        if getattr(spec, field) is not None:
+    for field in ("cn_position", "stages", "blocks"):
+        if getattr(spec, field) not in (None, "all"):
             raise ValueError(
-                f"Expected `{field}` to be None when `at` says where the layers go, but got "
+                f"Expected `{field}` to be left out when `at` says where the layers go, but got "
                 f"{getattr(spec, field)!r}."
             )
-    if spec.image and spec.kind == "cn":
+    if spec.image is True and spec.kind == "cn":
         raise ValueError(
             "Expected `at` to be None when CrossNorm alone is inserted and `image` is set, but got "
             f"{at!r}: CrossNorm sits in one place."

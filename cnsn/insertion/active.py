@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnsn.layers import Restyling
 
-__all__ = ["crossnorm_active", "crossnorm_sites"]
+__all__ = ["coins", "crossnorm_active", "crossnorm_sites"]
 
 
 def crossnorm_sites(net: nn.Module) -> list[Restyling]:
@@ -36,6 +36,7 @@ def crossnorm_active(
     partner: Tensor | None = None,
     rows: slice | None = None,
     strict: bool = True,
+    p: float | None = None,
 ) -> Iterator[list[Restyling]]:
     """Within the context, `k` randomly chosen CrossNorm sites of `net` are active.
 
@@ -51,17 +52,23 @@ def crossnorm_active(
         rows: see :class:`cnsn.CrossNorm`; None means the whole batch.
         strict: False lets any `k` pass where `net` has no site at all, and does nothing there, so
             that baseline and method share one training loop.
+        p: each site tosses its own coin, which shows heads with this probability; `k` is then not
+            used. None chooses `k` sites.
 
     Yields:
         The active sites. Everything is restored at the end, also after an exception.
 
     Raises:
-        ValueError: if `k` is negative or larger than the number of sites.
+        ValueError: if `k` is negative or larger than the number of sites, or `p` no probability.
     """
     sites = crossnorm_sites(net)
-    count = _count(k, len(sites), strict)
-    order = torch.randperm(len(sites), generator=generator, device="cpu")
-    chosen = [sites[i] for i in order[:count].tolist()]
+    if p is None:
+        count = _count(k, len(sites), strict)
+        order = torch.randperm(len(sites), generator=generator, device="cpu")
+        chosen = [sites[i] for i in order[:count].tolist()]
+    else:
+        heads = coins(len(sites), p, generator)
+        chosen = [site for site, heads_up in zip(sites, heads, strict=True) if heads_up]
     before = [(site.active, site.generator, site.partner, site.rows) for site in chosen]
     try:
         for site in chosen:
@@ -73,6 +80,14 @@ def crossnorm_active(
     finally:
         for site, state in zip(chosen, before, strict=True):
             site.active, site.generator, site.partner, site.rows = state
+
+
+def coins(n: int, p: float, generator: torch.Generator | None) -> list[bool]:
+    """`n` coins that show heads with probability `p`."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"Expected `p` to be in [0, 1], but got {p}.")
+    drawn: list[bool] = (torch.rand(n, generator=generator, device="cpu") < p).tolist()
+    return drawn
 
 
 def _count(k: int | str, sites: int, strict: bool) -> int:

@@ -60,12 +60,16 @@ def choose_blocks(net: nn.Module, spec: CNSNSpec) -> list[tuple[Block | nn.Modul
     _check_blocks(net, [sites for _, sites in blocks], spec)
     for block, _ in blocks:
         _check_plain(block)
-    if spec.stages is None:
-        return blocks
     last = max(stages, default=0)
-    if max(spec.stages) > last:
+    wanted = range(1, last + 1) if spec.stages is None else spec.stages
+    if max(wanted) > last:
         raise ValueError(f"Expected `stages` to be from 1 to {last}, but got {spec.stages}.")
-    return [block for block, stage in zip(blocks, stages, strict=True) if stage in spec.stages]
+    ends = {stage: place for place, stage in enumerate(stages)}
+    return [
+        block
+        for place, (block, stage) in enumerate(zip(blocks, stages, strict=True))
+        if stage in wanted and (spec.blocks == "all" or ends[stage] == place)
+    ]
 
 
 def _check_blocks(net: nn.Module, blocks: list[Block], spec: CNSNSpec) -> None:
@@ -80,7 +84,7 @@ def _check_blocks(net: nn.Module, blocks: list[Block], spec: CNSNSpec) -> None:
         )
     sites = sorted({site for block in blocks for site in block.sites()})
     # Where CrossNorm alone sits elsewhere, nothing sits at `position`, whatever its default says.
-    unused = not spec.selfnorm and (spec.image or spec.cn_position is not None)
+    unused = not spec.selfnorm and (spec.image is True or spec.cn_position is not None)
     for position in (None if unused else spec.position, spec.cn_position):
         if position is not None and position not in sites:
             types = sorted({type(block).__name__ for block in blocks})
@@ -107,16 +111,19 @@ def plan_block(
 ) -> Callable[[], None]:
     """What puts the layers into `block`, to be called when nothing else is refused."""
     layout = layout_of(sites)
-    apart = spec.crossnorm and (spec.image or spec.cn_position not in (None, spec.position))
+    image = spec.image is True
+    apart = spec.crossnorm and (image or spec.cn_position not in (None, spec.position))
     made: list[tuple[str, CNSN | Restyling]] = []
-    if apart and not spec.image and spec.cn_position in sites.sites():
-        made.append((str(spec.cn_position), new_crossnorm(spec, **layout)))
+    if apart and not image and spec.cn_position in sites.sites():
+        channels = sites.site_channels()[str(spec.cn_position)]
+        made.append((str(spec.cn_position), new_crossnorm(spec, channels, **layout)))
     if spec.position in sites.sites():
         gate = None
+        channels = sites.site_channels()[spec.position]
         if spec.selfnorm:
-            channels = sites.site_channels()[spec.position]
             gate = new_gate(channels, like=like_of(sites.host), **layout)
-        crossnorm = new_crossnorm(spec, **layout) if spec.crossnorm and not apart else None
+        here = spec.crossnorm and not apart
+        crossnorm = new_crossnorm(spec, channels, **layout) if here else None
         if gate is not None or crossnorm is not None:
             made.append((spec.position, CNSN(crossnorm=crossnorm, selfnorm=gate)))
 

@@ -43,5 +43,7 @@ def like_of(module: nn.Module) -> Like:
     return {}
 
 
-def new_crossnorm(spec: CNSNSpec, **layout: int) -> Restyling:
-    return RESTYLINGS[spec.restyle].build(spec, **layout)
+def new_crossnorm(spec: CNSNSpec, channels: int | None = None, **layout: int) -> Restyling:
+    layer = RESTYLINGS[spec.restyle].build(spec, **layout)
+    layer.check_channels(channels or 0)
+    return layer

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from functools import cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -34,18 +36,24 @@ class Restyling(MapLayer):
             from a chosen sample; None means random.
         rows: the samples of the batch that take part, the others pass unchanged; None means all.
             `partner` then counts within them.
+        PAIRED: whether styles come from partners; else `partner` is refused.
+        MAX_CHANNELS: how many channels it takes at most; None is any number.
 
     Under activation checkpointing, a recomputation uses what its forward drew, wherever backward
     stands.
 
     Raises:
-        ValueError: while training, active or not, for what is no such map.
+        ValueError: while training, active or not, for what is no such map; for a `partner` or for
+            more channels than it takes.
         RuntimeError: in a backward pass, for a recomputation of a forward that was not seen as one
             (see :mod:`cnsn.recomputation`).
     """
 
     # As of a gate: in evaluation it is nothing, and needs no observer.
     qconfig = None
+
+    PAIRED: ClassVar[bool] = True
+    MAX_CHANNELS: ClassVar[int | None] = None
 
     def __init__(self, *, channel_dim: int = 1, prefix_tokens: int = 0) -> None:
         super().__init__(channel_dim=channel_dim, prefix_tokens=prefix_tokens)
@@ -69,6 +77,14 @@ class Restyling(MapLayer):
         """What a compiled graph has in the layer's place; here, a way out of it."""
         return self._eager(x)
 
+    def check_channels(self, channels: int) -> None:
+        """Raise ValueError for maps of more channels than the layer takes."""
+        if self.MAX_CHANNELS is not None and channels > self.MAX_CHANNELS:
+            raise ValueError(
+                f"Expected maps of at most {self.MAX_CHANNELS} channels for "
+                f"{type(self).__name__}, but got {channels}: choose other `stages` or another site."
+            )
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if isinstance(x, fx.Proxy):
             return self.call_node(x, mask)
@@ -91,6 +107,12 @@ class Restyling(MapLayer):
         if not self.active:
             return x
         check_batch(x)
+        self.check_channels(x.shape[self.channel_dim])
+        if self.partner is not None and not self.PAIRED:
+            raise ValueError(
+                f"Expected `partner` to be None for {type(self).__name__}, which takes no style "
+                "from other samples."
+            )
         if self.rows is None:
             return self.on_maps(self.restyle, x, mask)
         start, stop, _ = self.rows.indices(len(x))
@@ -101,6 +123,7 @@ class Restyling(MapLayer):
 
     @torch.compiler.disable
     def _eager(self, x: Tensor) -> Tensor:
+        _say_eager(type(self).__name__)
         with as_in_forward(self):
             return self._switched(x, None)
 
@@ -168,6 +191,11 @@ class Gate(MapLayer):
                 shape = f"(B, ..., {self.channels})"
             raise ValueError(f"Expected `x` to be of shape {shape}, but got {tuple(x.shape)}.")
         check_batch(x)
+
+
+@cache
+def _say_eager(name: str) -> None:
+    logging.getLogger("cnsn").info("%s runs outside of compiled graphs.", name)
 
 
 def compiling() -> bool:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnsn.kinds import RESTYLINGS
 from cnsn.losses import jsd_consistency
 from data.domains.module import DomainPair
 from data.randomness import generator_for
@@ -103,6 +104,11 @@ class Adaptation(CNSNModule):
         super().__init__(*args, **options)
         _check_choice("style", style, get_args(Style))
         _check_choice("batch_norm", batch_norm, get_args(BatchNorm))
+        if style == "target" and not RESTYLINGS[self.cnsn.restyle].layer.PAIRED:
+            raise ValueError(
+                "Expected `cnsn.restyle` to take styles from other samples for `style: target`, "
+                f"but got {self.cnsn.restyle!r}."
+            )
         if style == "target" and not self.cnsn.crossnorm:
             raise ValueError(
                 "Expected `cnsn.kind` to be cn or cnsn for `style: target`, but got "

@@ -23,7 +23,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from cnsn import CNSNSpec, crossnorm_active, insert
-from cnsn.insert import crossnorm_sites
+from cnsn.insertion.active import coins, crossnorm_sites
+from cnsn.kinds import GATES
+from cnsn.layers import Gate
 from data.errors import listed
 from data.images import has_two_orders
 from data.randomness import derive_seed, generator_for
@@ -42,6 +44,8 @@ class CrossNormTraining:
         p: probability that a step, on the whole batch, runs with CrossNorm. Of batches that
             accumulate, each tosses its own coin, but where a task has the step toss it.
         k: how many of the network's CrossNorm sites are then active.
+        sites: "some" are `k` of them. With "each" every site tosses its own coin with probability
+            `p` in every step, `k` means nothing, and there is no consistency loss.
         consistency: weight of the JSD between the clean view and two CrossNorm views, in tasks
             that have one; 0 replaces the clean view by a CrossNorm view instead.
     """
@@ -49,6 +53,7 @@ class CrossNormTraining:
     p: float = 0.5
     k: int = 1
     consistency: float = 0.0
+    sites: Literal["some", "each"] = "some"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p <= 1.0:
@@ -57,12 +62,24 @@ class CrossNormTraining:
             raise ValueError(f"Expected `k` to be at least 1, but got {self.k}.")
         if not 0 <= self.consistency < math.inf:
             raise ValueError(f"Expected `consistency` to be 0 or more, but got {self.consistency}.")
+        if self.sites not in ("some", "each"):
+            raise ValueError(f"Expected `sites` to be some or each, but got {self.sites!r}.")
+        if self.sites == "each" and (self.k != 1 or self.consistency):
+            raise ValueError(
+                "Expected `k` and `consistency` to be left out with `sites: each`, where every "
+                f"site tosses its own coin, but got {self.k} and {self.consistency}."
+            )
 
 
 def crossnorm_share(model: dict[str, Any]) -> float:
-    """The share of steps with CrossNorm, by the options of a module that were given."""
+    """The share of steps with CrossNorm, by the options of a module that were given.
+
+    At most, where each site tosses its own coin.
+    """
     if (model.get("cnsn") or {}).get("kind") not in ("cn", "cnsn"):
         return 0.0
+    if (model.get("crossnorm") or {}).get("sites") == "each":
+        return 1.0
     return float((model.get("crossnorm") or {}).get("p", CrossNormTraining.p))
 
 
@@ -144,7 +161,8 @@ class CNSNModule(L.LightningModule):
             self.heads_given = self.load_pretrained(network, weights)
             # Layers that come after have learnt nothing yet.
             self.complete = self.heads_given and cnsn.kind == "none"
-            if cnsn.selfnorm and cnsn.start == "auto":
+            openable = GATES[cnsn.gate].layer.open is not Gate.open
+            if cnsn.selfnorm and cnsn.start == "auto" and openable:
                 cnsn = replace(cnsn, start="neutral")
                 rank_zero_info(
                     "SelfNorm's gates start open, so that the network begins as the one of the "
@@ -159,7 +177,7 @@ class CNSNModule(L.LightningModule):
         self.optimizer_spec = optimizer
         self.seed = seed
         sites = len(crossnorm_sites(self.network))
-        if cnsn.crossnorm and crossnorm.k > sites:
+        if cnsn.crossnorm and crossnorm.sites == "some" and crossnorm.k > sites:
             raise ValueError(
                 f"Expected `crossnorm.k` to be at most {sites}, the number of CrossNorm sites, "
                 f"but got {crossnorm.k}."
@@ -303,9 +321,15 @@ class CNSNModule(L.LightningModule):
         super().backward(self._weight * loss if weighted else loss, *args, **kwargs)
 
     def crossnorm_step(self, step: int) -> bool:
-        """Whether CrossNorm acts in this step: with probability p, the same on all processes."""
+        """Whether CrossNorm acts in this step: with probability p, the same on all processes.
+
+        Where each site tosses its own coin, whether there are heads.
+        """
         if not self.cnsn.crossnorm:
             return False
+        if self.crossnorm.sites == "each":
+            generator = generator_for(self.seed, "sites", step, 0)
+            return any(coins(len(crossnorm_sites(self.network)), self.crossnorm.p, generator))
         coin = torch.rand((), generator=generator_for(self.seed, "coin", step))
         return bool(coin < self.crossnorm.p)
 
@@ -332,7 +356,13 @@ class CNSNModule(L.LightningModule):
         with (
             torch.compiler.set_stance("force_eager") if eager else nullcontext(),
             crossnorm_active(
-                self.network, self.crossnorm.k, sites, draws=draws, partner=partner, rows=rows
+                self.network,
+                self.crossnorm.k,
+                sites,
+                draws=draws,
+                partner=partner,
+                rows=rows,
+                p=self.crossnorm.p if self.crossnorm.sites == "each" else None,
             ),
         ):
             yield

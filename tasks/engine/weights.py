@@ -24,7 +24,7 @@ from tasks.engine.heads import head_of
 __all__ = ["holds_layers", "load_state", "load_weights", "named_state_dict"]
 
 # Parts of SelfNorm, in ours and in the official checkpoints.
-GATES = ("g_fc", "g_bn")
+GATES = ("g_fc", "g_bn", "selfnorm")
 
 
 def holds_layers(weights: str) -> bool:

@@ -168,6 +168,10 @@ def test_the_consistency_loss_has_three_views() -> None:
 def test_options_that_contradict_each_other() -> None:
     with pytest.raises(ValueError, match=r"`cnsn\.kind` to be cn or cnsn for `style: target`"):
         module("sn", style="target")
+    with pytest.raises(ValueError, match=r"`cnsn\.restyle` to take styles from other samples"):
+        Adaptation(
+            torch.nn.Conv2d(3, 4, 3), CNSNSpec(kind="cn", restyle="dsu", image=True), style="target"
+        )
     with pytest.raises(ValueError, match="`batch_norm` to be one of"):
         module("none", batch_norm="adabn")
 
