@@ -198,6 +198,8 @@ CASES = (
     Case(task="text", table="studies/imdb_sst2.yaml", row="TextCNN_3x50/CN", data="texts"),
     Case(task="adaptation", table="studies/pacs_subset.yaml",
          row="NarrowResNet-10/photo_to_art_painting/SN", data="photo", options=LIGHT),
+    Case(task="adaptation", table="studies/pacs_pretrained.yaml",
+         row="ThinResNet-50/photo_to_art_painting/CNSN", data="photo", options=FREE),
     Case(task="adaptation", table="studies/domains.yaml",
          row="NarrowResNet-10/plain_to_dim/DANN+CNSN", data="plain", options=LIGHT),
     Case(task="adaptation", table="studies/digit_domains.yaml",
