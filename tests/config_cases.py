@@ -196,6 +196,8 @@ CASES = (
     Case(task="segmentation", table="studies/scenes.yaml", row="SmallFPN/CNSN", data="scenes",
          options=LIGHT),
     Case(task="text", table="studies/imdb_sst2.yaml", row="TextCNN_3x50/CN", data="texts"),
+    Case(task="text", table="studies/imdb_vectors.yaml", row="TextCNN_3x100/fine-tuned/CNSN",
+         data="texts", options=("--data.held_out=0.5", "--data.sst2_splits=[dev]")),
     Case(task="adaptation", table="studies/pacs_subset.yaml",
          row="NarrowResNet-10/photo_to_art_painting/SN", data="photo", options=LIGHT),
     Case(task="adaptation", table="studies/pacs_pretrained.yaml",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.files import json_text
-from tasks.engine.results import PRETRAINED, is_final, last_epoch_of, scan
+from tasks.engine.results import HELD_OUT, PRETRAINED, is_final, last_epoch_of, scan
 from tasks.runs.recipe import CHECKSUM, MODEL_FILES, same_data
 from tasks.tables.spec import Row, Table
 
@@ -82,7 +82,8 @@ def stands(record: Record, table: Table, row: Row) -> bool:
     """
     trained = table.trained(row)
     if trained is row:
-        selection = PRETRAINED if row.untrained else "last epoch"
+        chosen = HELD_OUT if table.checkpoint == "best" else "last epoch"
+        selection = PRETRAINED if row.untrained else chosen
         return is_final(record, table.metric, selection=selection)
     told = {
         _plain(option)
