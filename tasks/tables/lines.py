@@ -207,7 +207,9 @@ class _Left:
 
 def _alike(one: Record, other: Record) -> bool:
     """Whether two lines are of one recipe and of the same files."""
-    same = one["fingerprint"] == other["fingerprint"]
+    # Of the corrupted images too, where both say it.
+    corrupted = {r[key] for r in (one, other) if (key := "corrupted_fingerprint") in r}
+    same = one["fingerprint"] == other["fingerprint"] and len(corrupted) < 2
     return bool(same) and same_recipe(one["recipe"], other["recipe"])
 
 

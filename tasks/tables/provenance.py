@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -36,22 +37,27 @@ def provenance(records: Sequence[Record]) -> str:
         draws = each([f"{r['n_labelled']} (draw {r['labelled_draw']})" for r in few])
         text += f"Steps: {steps}. Training images with a label: {draws}. "
     seeds = each([r["seed"] for r in records])
-    text += f"Seeds: {seeds}; {_spread(records)}, {_selection(records)}. "
+    text += f"Seeds: {seeds}; {_spread(records)}{_selection(records)}. "
     texts = each([r["test_in_training"] for r in records if r.get("test_in_training")])
     text += f"Test {units} that also stand in the training data: {texts}. " if texts else ""
     given = each([r["checkpoint"] for r in records if r not in trained])
     text += f"Not trained here: {given}. " if given else ""
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
     if tested:
-        text += f"Corruptions, each at 5 severities: {', '.join(tested)}. "
+        found = {c.get("severity", 0) for r in records for c in r.get("conditions", [])} - {0}
+        severities = ", ".join(map(str, sorted(found))) or "1, 2, 3, 4, 5"
+        text += f"Corruptions, each at severities {severities}: {', '.join(tested)}. "
         text += "ECE: 15 bins, of each condition by itself, then the mean as of errors. "
     return text + made_by(records)
 
 
 def _spread(records: Sequence[Record]) -> str:
     """What stands behind ±, where there is one."""
-    several = len({r["seed"] for r in records}) > 1
-    return "mean ± sample standard deviation over seeds" if several else "one seed, no spread"
+    counts = Counter(r["name"] for r in records).values()
+    if max(counts) < 2:
+        return "one seed, so without a spread; "
+    one = "; rows of one seed have none" if 1 in counts else ""
+    return f"mean ± sample standard deviation (n - 1) over seeds{one}; "
 
 
 def _selection(records: Sequence[Record]) -> str:
