@@ -71,9 +71,10 @@ def _by_setting(sheet: Sheet) -> Iterator[Cell]:
         if sheet.compares:
             yield line, "reported average", cell(average.reported)
             yield line, "ours - reported", _signed(average.difference)
-        first = next(own for own in sheet.methods() if sheet.reference(average.row) in own.values())
-        if first is not rows and (apart := paired(average.less(sheet.average(first)))):
-            yield line, _PAIRED.format(sheet.average(first).row.name), apart
+        first = sheet.reference(average.row)
+        others = next(own for own in sheet.methods() if first in own.values())
+        if others != rows and (apart := paired(average.less(sheet.average(others)))):
+            yield line, f"average: {_PAIRED.format(first.name)}", apart
 
 
 def _signed(value: float | None) -> str:
