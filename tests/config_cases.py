@@ -193,6 +193,8 @@ CASES = (
          options=("--data.labels=10", "--data.steps_per_epoch=2")),
     Case(task="segmentation", table="studies/camvid.yaml", row="SmallFPN/CNSN", data="scenes",
          options=LIGHT),
+    Case(task="segmentation", table="studies/camvid_pretrained.yaml", row="ThinResNetFPN/CNSN",
+         data="scenes", options=(*FREE, "--data.crop_size=33")),
     Case(task="segmentation", table="studies/scenes.yaml", row="SmallFPN/CNSN", data="scenes",
          options=LIGHT),
     Case(task="text", table="studies/imdb_sst2.yaml", row="TextCNN_3x50/CN", data="texts"),
