@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from tasks.runs.environment import processor
+from tasks.runs.environment import git_commit, processor
 
 __all__ = ["command", "machine"]
 
 
 def machine() -> str:
-    """Processor, cores, accelerator and versions in one phrase."""
+    """Processor, cores, accelerator, versions and commit in one phrase."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
+    return (
+        f"{processor()} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores{gpu}, "
+        f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, "
+        f"commit {git_commit() or 'unknown'}"
+    )
 
 
 def command() -> str:

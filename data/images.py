@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,12 @@ class EvaluationSets:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of every condition's name, images and labels."""
+        names = np.frombuffer(json.dumps(self.groups).encode(), np.uint8)
+        return fingerprint(names, *self._arrays, *self._labels)
 
     def span(self, group: int) -> range:
         """The positions of a condition's images."""

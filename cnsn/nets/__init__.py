@@ -7,6 +7,7 @@ from cnsn.nets.resnet import IBNResNet50, ResNet50, resnet50, resnet50_ibn
 from cnsn.nets.resnext import ResNeXt, resnext29
 from cnsn.nets.text_cnn import TextCNN
 from cnsn.nets.text_resnet import TextResNet
+from cnsn.nets.thin_resnet import ThinResNet50
 from cnsn.nets.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ResNet50",
     "TextCNN",
     "TextResNet",
+    "ThinResNet50",
     "WideResNet",
     "allconv",
     "densenet40",

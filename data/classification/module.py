@@ -156,7 +156,13 @@ class ImageClassificationData(ResumableDataModule):
             "fingerprint": fingerprint(train.images.numpy(), train.labels.numpy(), *self._test),
             "n_train": len(train),
             "n_test": len(self._test[1]),
+            **self._corrupted_fingerprint(),
         }
+
+    def _corrupted_fingerprint(self) -> dict[str, str]:
+        if self._groups is None or len(self._groups.groups) < 2:
+            return {}
+        return {"corrupted_fingerprint": self._groups.fingerprint}
 
     def training_fingerprint(self) -> str | None:
         assert self._train is not None

@@ -69,6 +69,15 @@ class EncodedTexts:
             batch["group"] = self.groups[index]
         return batch
 
+    def found_in(self, others: EncodedTexts) -> int:
+        """How many of the texts also stand, word by word, among `others`."""
+
+        def words(texts: EncodedTexts) -> list[bytes]:
+            return [part.numpy().tobytes() for part in texts.tokens.split(texts.lengths.tolist())]
+
+        known = set(words(others))
+        return sum(text in known for text in words(self))
+
     def cut(self, longest: int) -> EncodedTexts:
         """Only the first `longest` words of every text."""
         return self._taken(self.starts[:-1], self.lengths.clamp(max=longest), slice(None))

@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Corpus:
     Attributes:
         vocabulary: of the training text.
         counts: int64 (words,), how often each word occurs in the training text.
-        parts: "train", "test" (IMDb), and "sst2-<split>" for each split that is there.
+        parts: "train", "test" (IMDb), "sst2-<split>" for each split that is there, and
+            "<name>-<split>" of further sets of sentences.
         fingerprint: of the texts' numbers and labels, and of the vocabulary.
     """
 
@@ -58,22 +60,30 @@ def cache_folder() -> Path:
 
 
 def open_corpus(
-    imdb: str | Path, sst2: str | Path, *, min_count: int, max_words: int | None
+    imdb: str | Path,
+    sst2: str | Path,
+    *,
+    min_count: int,
+    max_words: int | None,
+    sentences: Mapping[str, str] = {},
 ) -> Corpus:
-    """Read both sets, from the cache where they are in it.
+    """Read all sets, from the cache where they are in it.
 
     Args:
         imdb: IMDb's archive, or a folder (see :func:`data.text.imdb.find_imdb`).
         sst2: a folder or zip (see :func:`data.text.sst2.find_sst2`).
         min_count: occurrences in the training text below which a word is unknown.
         max_words: size of the vocabulary, at most; None is no limit.
+        sentences: further sets in a form of SST-2's, by name.
 
     Raises:
         DataNotFoundError, ValueError: see :func:`data.text.imdb.read_imdb` and
             :func:`data.text.sst2.read_sst2`.
     """
-    places = (find_imdb(imdb), find_sst2(sst2))
-    about = [VERSION, *(identity(place) for place in places), min_count, max_words]
+    imdb = find_imdb(imdb)
+    sets = {name: find_sst2(place) for name, place in {"sst2": sst2, **sentences}.items()}
+    own = [part for name, place in sets.items() for part in (name, identity(place))][1:]
+    about = [VERSION, identity(imdb), *own, min_count, max_words]
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = cache_folder() / f"text-{name}.npz"
     corpus = _load(path)
@@ -85,12 +95,12 @@ def open_corpus(
             "another folder by CNSN_CACHE.",
             stacklevel=2,
         )
-        return _encode(*places, min_count=min_count, max_words=max_words)
+        return _encode(imdb, sets, min_count=min_count, max_words=max_words)
     # Processes that train together ask for the same file: one makes it.
     with only_one(path.with_suffix(".lock")):
         corpus = _load(path)
         if corpus is None:
-            corpus = _encode(*places, min_count=min_count, max_words=max_words)
+            corpus = _encode(imdb, sets, min_count=min_count, max_words=max_words)
             _save(path, corpus)
     return corpus
 
@@ -120,8 +130,12 @@ def identity(place: Path) -> str:
     return digest.hexdigest()
 
 
-def _encode(imdb: Path, sst2: Path, *, min_count: int, max_words: int | None) -> Corpus:
-    texts = read_imdb(imdb) | {f"sst2-{k}": texts for k, texts in read_sst2(sst2).items()}
+def _encode(
+    imdb: Path, sets: Mapping[str, Path], *, min_count: int, max_words: int | None
+) -> Corpus:
+    texts = read_imdb(imdb)
+    for name, place in sets.items():
+        texts |= {f"{name}-{split}": found for split, found in read_sst2(place).items()}
     words = {name: _tokenised(part) for name, part in texts.items()}
     vocabulary = Vocabulary.of_texts(words["train"], min_count=min_count, max_words=max_words)
     parts = {

@@ -1,4 +1,4 @@
-"""Data module of the text task: trained on IMDb's reviews, tested on them and on SST-2's sentences.
+"""Data module of the text task: trained on IMDb's reviews, tested on them and on sentences.
 
 Batches are {"tokens": int64 (B, L), padded with 0, "length": (B,), "label": (B,), "index": (B,)};
 in evaluation also "group", the number of the test set.
@@ -7,8 +7,9 @@ in evaluation also "group", the number of the test set.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from data.loading import (
     evaluation_loader,
     process_rank,
     require_at_least,
+    shuffled,
 )
 from data.randomness import derive_seed
 from data.text.batches import EncodedTexts, bucketed_order, evaluation_order, padding_share
@@ -31,13 +33,15 @@ from data.text.cache import Corpus, open_corpus
 from data.text.glove import WordVectors, read_glove
 from data.text.sst2 import SENTENCES, Split
 
-__all__ = ["IMDbToSST2"]
+__all__ = ["HELD_OUT", "IMDbToSST2"]
 
+_NAME = re.compile(r"[a-z0-9]+")
 IMDB_COUNTS = (25_000, 25_000)
+HELD_OUT = "imdb-held-out"  # the set that a validation scores, where there is one
 
 
 class IMDbToSST2(ResumableDataModule):
-    """IMDb's reviews for training and test, SST-2's binary sentences as the shifted test.
+    """IMDb's reviews for training and test, SST-2's binary and further sentences as shifted tests.
 
     Args:
         imdb: aclImdb_v1.tar.gz, its unpacked folder, or a folder that holds one of them.
@@ -46,6 +50,10 @@ class IMDbToSST2(ResumableDataModule):
         glove: word vectors as .txt, .txt.gz or .zip; None starts from random ones.
         sst2_splits: whose sentences are scored; None means dev and test, as far as they are there
             with labels.
+        sentences: further sets that are scored whole, by name: folders in a form of SST-2's.
+        held_out: share of IMDb's training reviews that is not trained on, the same for every seed.
+            A validation then scores these alone, so that the checkpoint `best` follows them. Their
+            words stay in the vocabulary.
         batch_size: of the global batch, which processes share out.
         eval_batch_size: of evaluation, a process.
         min_count: occurrences in the training text below which a word is unknown.
@@ -55,8 +63,10 @@ class IMDbToSST2(ResumableDataModule):
     The other arguments are those of :class:`data.loading.ResumableDataModule`.
     """
 
-    MEASURED = frozenset({"sst2", "sst2_splits"})
-    VALIDATED = frozenset({"sst2_splits"})  # the sentences are scored after every epoch
+    MEASURED = frozenset({"sst2", "sst2_splits", "sentences"})
+    VALIDATED = frozenset(
+        {"sst2_splits", "sentences"}
+    )  # the sentences are scored after every epoch
     SIZE, SIZED_BY = 400, "max_length"
     LOCATIONS = ("imdb", "sst2", "glove")
     ROOTS = ("imdb", "sst2")  # which one folder may hold
@@ -70,6 +80,8 @@ class IMDbToSST2(ResumableDataModule):
         glove: str | None = None,
         *,
         sst2_splits: Sequence[Split] | None = None,
+        sentences: dict[str, str] | None = None,
+        held_out: float = 0.0,
         batch_size: int = 50,
         eval_batch_size: int = 100,
         min_count: int = 2,
@@ -85,6 +97,15 @@ class IMDbToSST2(ResumableDataModule):
             raise ValueError(
                 f"Expected `sst2_splits` to be among {list(SENTENCES)}, but got {sst2_splits}."
             )
+        if not 0 <= held_out < 1:
+            raise ValueError(f"Expected `held_out` to be from 0 to below 1, but got {held_out}.")
+        self.sentences: Mapping[str, str] = sentences or {}
+        if bad := [n for n in self.sentences if not _NAME.fullmatch(n) or n in ("imdb", "sst2")]:
+            raise ValueError(
+                "Expected `sentences` to name further sets by lower-case letters and digits, "
+                f"other than imdb and sst2, but got {bad[0]!r}."
+            )
+        self.held_out = held_out
         self.imdb, self.sst2, self.glove = imdb, sst2, glove
         self.sst2_splits = sst2_splits
         self.min_count = min_count
@@ -99,7 +120,11 @@ class IMDbToSST2(ResumableDataModule):
         """Both sets as numbers; read when first asked for, as the network needs the vocabulary."""
         if self._corpus is None:
             self._corpus = open_corpus(
-                self.imdb, self.sst2, min_count=self.min_count, max_words=self.max_words
+                self.imdb,
+                self.sst2,
+                min_count=self.min_count,
+                max_words=self.max_words,
+                sentences=self.sentences,
             )
         return self._corpus
 
@@ -124,7 +149,12 @@ class IMDbToSST2(ResumableDataModule):
     @property
     def groups(self) -> list[str]:
         """The test sets, IMDb's first; a batch's ``group`` counts in this list."""
-        return ["imdb-test", *(f"sst2-{split}" for split in self.splits)]
+        return ["imdb-test", *(f"sst2-{split}" for split in self.splits), *self._further]
+
+    @property
+    def _further(self) -> list[str]:
+        own = [f"{name}-{split}" for name in self.sentences for split in SENTENCES]
+        return [part for part in own if part in self.corpus.parts]
 
     def vectors(self, dimension: int) -> WordVectors | None:
         """The words' GloVe vectors, of `dimension` numbers; None where no file was given."""
@@ -138,10 +168,18 @@ class IMDbToSST2(ResumableDataModule):
         if self._train is not None:
             return
         parts = self.corpus.parts
-        self._train = self._cut(parts["train"])
-        tests = [self._cut(parts[g.removeprefix("imdb-")]) for g in self.groups]
-        texts = EncodedTexts.joined(tests)
-        self._tests = texts.reordered(evaluation_order(texts.lengths, process_rank()[1]))
+        reviews = self._cut(parts["train"])
+        order = shuffled(len(reviews), 0, "held out")
+        kept_out = round(self.held_out * len(reviews))
+        if self.held_out and not 0 < kept_out < len(reviews):
+            raise ValueError(
+                f"Expected `held_out` to leave some of the {len(reviews)} training reviews on "
+                f"either side, but got {self.held_out}."
+            )
+        self._train = reviews.reordered(order[kept_out:].sort().values) if kept_out else reviews
+        self._tests = self._scored([self._cut(parts[g.removeprefix("imdb-")]) for g in self.groups])
+        kept = reviews.reordered(order[:kept_out].sort().values)
+        self._validated = self._scored([kept]) if kept_out else self._tests
         if stage == "fit":
             start = time.perf_counter()
             order = self.order(0)
@@ -155,6 +193,11 @@ class IMDbToSST2(ResumableDataModule):
                 f"(in order of the files: {100 * plain:.1f} %); an epoch's order takes "
                 f"{1000 * seconds:.0f} ms."
             )
+
+    @staticmethod
+    def _scored(sets: list[EncodedTexts]) -> EncodedTexts:
+        texts = EncodedTexts.joined(sets)
+        return texts.reordered(evaluation_order(texts.lengths, process_rank()[1]))
 
     def _cut(self, texts: EncodedTexts) -> EncodedTexts:
         return texts if self.max_length is None else texts.cut(self.max_length)
@@ -177,19 +220,19 @@ class IMDbToSST2(ResumableDataModule):
         )
         return self.resumable(loader)
 
-    def _evaluation(self) -> DataLoader[dict[str, Tensor]]:
+    def _evaluation(self, texts: EncodedTexts) -> DataLoader[dict[str, Tensor]]:
         return evaluation_loader(
-            self._tests,
+            texts,
             batch_size=self.eval_batch_size,
             workers=self.workers,
             pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._evaluation()
+        return self._evaluation(self._validated)
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._evaluation()
+        return self._evaluation(self._tests)
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts, word vectors."""
@@ -198,14 +241,20 @@ class IMDbToSST2(ResumableDataModule):
         reviews = (
             "IMDb" if counts == IMDB_COUNTS else f"imdb-subset ({counts[0]}+{counts[1]} reviews)"
         )
+        assert self._train is not None
+        out = counts[0] - len(self._train)
+        reviews += f", {out} held out" if out else ""
         scored = {split: len(parts[f"sst2-{split}"]) for split in self.splits}
         whole = all(SENTENCES[split] == n for split, n in scored.items())
         sentences = ", ".join(f"{n} {split}" for split, n in scored.items())
+        further = "".join(f", {part} ({len(parts[part])})" for part in self._further)
         return {
-            "dataset": f"{reviews} -> {'SST-2' if whole else 'sst2-subset'} ({sentences})",
+            "dataset": f"{reviews} -> {'SST-2' if whole else 'sst2-subset'} ({sentences}){further}",
             "fingerprint": self._fingerprint(),
-            "n_train": counts[0],
+            "n_train": len(self._train),
             "n_test": len(self._tests),
+            **({"held_out": out} if out else {}),
+            "test_in_training": parts["test"].found_in(parts["train"]),
             "unit": "texts",
             "words": self.vocabulary_size,
             "word_vectors": self._word_vectors(),

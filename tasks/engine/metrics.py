@@ -35,7 +35,7 @@ class GroupedErrors(Metric):
     Args:
         groups: number of groups.
         bins: equal bins of confidence.
-        pooled: have one more entry, the groups after the first as one.
+        pooled: have one more entry, these groups as one.
 
     State is a table of sums, so that it is exact over processes and batch sizes, and nothing
     leaves the device before :meth:`compute`.
@@ -44,7 +44,7 @@ class GroupedErrors(Metric):
     full_state_update = False
     table: Tensor
 
-    def __init__(self, groups: int, bins: int = 15, *, pooled: bool = False) -> None:
+    def __init__(self, groups: int, bins: int = 15, *, pooled: slice | None = None) -> None:
         super().__init__()
         self.bins = bins
         self.pooled = pooled
@@ -70,8 +70,8 @@ class GroupedErrors(Metric):
         NaN for an empty group, and for one of which an output of the network was not finite.
         """
         table = self.table
-        if self.pooled:
-            table = torch.cat([table, table[1:].sum(0, keepdim=True)])
+        if self.pooled is not None:
+            table = torch.cat([table, table[self.pooled].sum(0, keepdim=True)])
         n = table[..., 0].sum(-1)
         correct, confidence = table[..., 1], table[..., 2]
         ece = (correct - confidence).abs().sum(-1) / n

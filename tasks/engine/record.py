@@ -10,12 +10,19 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from tasks.engine.results import FORMAT, PRETRAINED, append_result, check_writable, last_epoch_of
+from tasks.engine.results import (
+    FORMAT,
+    HELD_OUT,
+    PRETRAINED,
+    append_result,
+    check_writable,
+    last_epoch_of,
+)
 from tasks.engine.speed import in_words
 from tasks.engine.start import Start
 from tasks.engine.titles import Titles
 from tasks.engine.trainer import Watches, as_list
-from tasks.runs.checkpoints import recipe_in
+from tasks.runs.checkpoints import epoch_of, recipe_in
 from tasks.runs.directory import finished_fit, name_of
 from tasks.runs.recipe import other_data, portable
 from tasks.runs.resume import differences
@@ -167,8 +174,13 @@ class Record:
         finished = self.start.directory.trained(path)
         if finished and other_data(finished, data):
             finished = None
-        selection = "last epoch" if finished else self._selection(path)
+        best = path.stem == "best"
+        selection = "last epoch" if finished and not best else self._selection(path)
+        if finished and best and data.get("held_out"):
+            selection = HELD_OUT
         described = {"checkpoint": path.name, "selection": selection, "finished": finished}
+        if best:
+            described["epoch"] = epoch_of(path)
         if not finished:
             described |= self._of_another_run(path, Path(config.runs) / self.start.task, data)
         return described

@@ -20,6 +20,7 @@ from tasks import ROOT
 
 __all__ = [
     "FORMAT",
+    "HELD_OUT",
     "OWN",
     "PRETRAINED",
     "PUBLISHED",
@@ -39,6 +40,10 @@ Record = dict[str, Any]
 
 # How a record says that its weights were given, and nothing was trained.
 PRETRAINED = "pretrained weights"
+
+
+# Of a finished run's checkpoint `best`, which training data that were held out have chosen.
+HELD_OUT = "best epoch on held-out data"
 
 
 # Of a line; raised when a line's fields change their meaning. Lines without the field are of 1.

@@ -26,6 +26,7 @@ __all__ = [
     "DurableCheckpointIO",
     "damage_of",
     "described",
+    "epoch_of",
     "missing_parts",
     "newest_readable",
     "recipe_in",
@@ -237,6 +238,12 @@ def recipe_in(path: Path) -> dict[str, Any] | None:
     """The recipe by which a checkpoint was trained; None where it holds none."""
     recipe = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("recipe")
     return recipe if isinstance(recipe, dict) else None
+
+
+def epoch_of(path: Path) -> int:
+    """After how many epochs a checkpoint was saved."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return int(content.get("epoch", -1)) + 1
 
 
 def newest_readable(folder: Path) -> Path | None:

@@ -131,7 +131,7 @@ class RunDirectory:
         (self.path / "finished.json").unlink(missing_ok=True)
 
     def trained(self, checkpoint: Path) -> Config | None:
-        """The record of the finished fit that `checkpoint` is the end of.
+        """The record of the finished fit that `checkpoint` is the end or the best epoch of.
 
         None if it is another checkpoint, of a run that is unfinished, or of another recipe; a run
         repeated by ``--fresh`` has the same recipe.
@@ -140,12 +140,12 @@ class RunDirectory:
         home = checkpoint.parent.parent
         same = home.name.partition(".")[0] == self.path.name.partition(".")[0]
         if (
-            checkpoint.name != self.last.name
+            checkpoint.name not in (self.last.name, "best.ckpt")
             or not same
             or home.parent != self.path.parent.resolve()
         ):
             return None
-        return finished_fit(checkpoint)
+        return _finished(home)
 
     def hold(self) -> Lock:
         """Keep other processes from training here; it is freed when its holder dies.

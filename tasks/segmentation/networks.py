@@ -14,9 +14,17 @@ from torchvision.models import resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
+from cnsn.nets import ThinResNet50
 from data.segmentation.labels import CLASSES
 
-__all__ = ["FCNResNet50", "OfAnySize", "SMPNetwork", "SmallFPN", "of_any_size"]
+__all__ = [
+    "FCNResNet50",
+    "OfAnySize",
+    "SMPNetwork",
+    "SmallFPN",
+    "ThinResNetFPN",
+    "of_any_size",
+]
 
 
 class FCNResNet50(FCN):
@@ -156,14 +164,17 @@ class SmallFPN(nn.Module):
             if value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
         widths = [width, 2 * width, 4 * width, 8 * width]
-        self.backbone = nn.ModuleDict({"stem": _conv_norm_relu(3, width, stride=2)})
+        self.backbone: nn.ModuleDict = nn.ModuleDict({"stem": _conv_norm_relu(3, width, stride=2)})
         before = width
         for number, channels in enumerate(widths, start=1):
             self.backbone[f"layer{number}"] = _basic_stage(before, channels, blocks)
             before = channels
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, 2 * width, 1) for channels in widths)
+        self._add_decoder(widths, 2 * width, num_classes)
+
+    def _add_decoder(self, widths: list[int], width: int, num_classes: int) -> None:
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in widths)
         self.classifier = nn.Sequential(
-            _conv_norm_relu(2 * width, 2 * width), nn.Conv2d(2 * width, num_classes, 1)
+            _conv_norm_relu(width, width), nn.Conv2d(width, num_classes, 1)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -175,12 +186,27 @@ class SmallFPN(nn.Module):
         for stage in self.backbone.values():
             x = stage(x)
             features.append(x)
-        laterals = [conv(f) for conv, f in zip(self.lateral, features[1:], strict=True)]
+        laterals = [conv(f) for conv, f in zip(self.lateral, features[-4:], strict=True)]
         total = laterals.pop()
         while laterals:
             finer = laterals.pop()
             total = finer + _resized(total, finer.shape[-2:])
         return _resized(self.classifier(total), size)
+
+
+class ThinResNetFPN(SmallFPN):
+    """The same pyramid on :class:`cnsn.nets.ThinResNet50`, whose weights fit its backbone.
+
+    Args:
+        num_classes: of the logits.
+        width: channels of the pyramid.
+    """
+
+    def __init__(self, *, num_classes: int = len(CLASSES), width: int = 64) -> None:
+        nn.Module.__init__(self)
+        stages = {f"layer{number}": str(number) for number in range(1, 5)}
+        self.backbone = IntermediateLayerGetter(ThinResNet50(), stages)
+        self._add_decoder([128, 256, 512, 1024], width, num_classes)
 
 
 def _resized(x: Tensor, size: Any) -> Tensor:

@@ -7,7 +7,17 @@ import io
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["Block", "Lines", "cell", "comma_separated", "document", "latex", "markdown", "spread"]
+__all__ = [
+    "Block",
+    "Lines",
+    "cell",
+    "comma_separated",
+    "document",
+    "latex",
+    "markdown",
+    "paired",
+    "spread",
+]
 
 # The first is the header.
 Lines = list[list[str]]
@@ -32,12 +42,20 @@ ESCAPES = {
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds; the value alone where there is one seed."""
+    """Mean ± sample standard deviation (n - 1); the value alone where there is one seed."""
     if not values:
         return NOT_RUN
     if len(values) < 2:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def paired(values: Sequence[float]) -> str:
+    """As :func:`spread`, of differences, with their number."""
+    if not values:
+        return ""
+    more = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):+.1f}{more} ({len(values)})"
 
 
 def cell(value: float | None) -> str:

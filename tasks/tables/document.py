@@ -22,7 +22,7 @@ from tasks.tables.spec import Table
 __all__ = ["write_document"]
 
 ABOUT = (
-    "Mean ± standard deviation over seeds, of the last epoch of finished runs. "
+    "Mean ± sample standard deviation over seeds, of the last epoch of finished runs. "
     '"reported": the value that the paper, or the method\'s authors, report; "independent": what '
     'others measured; "not available": no source of it could be read.'
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.files import json_text
-from tasks.engine.results import PRETRAINED, is_final, last_epoch_of, scan
+from tasks.engine.results import HELD_OUT, PRETRAINED, is_final, last_epoch_of, scan
 from tasks.runs.recipe import CHECKSUM, MODEL_FILES, same_data
 from tasks.tables.spec import Row, Table
 
@@ -82,7 +82,8 @@ def stands(record: Record, table: Table, row: Row) -> bool:
     """
     trained = table.trained(row)
     if trained is row:
-        selection = PRETRAINED if row.untrained else "last epoch"
+        chosen = HELD_OUT if table.checkpoint == "best" else "last epoch"
+        selection = PRETRAINED if row.untrained else chosen
         return is_final(record, table.metric, selection=selection)
     told = {
         _plain(option)
@@ -206,7 +207,9 @@ class _Left:
 
 def _alike(one: Record, other: Record) -> bool:
     """Whether two lines are of one recipe and of the same files."""
-    same = one["fingerprint"] == other["fingerprint"]
+    # Of the corrupted images too, where both say it.
+    corrupted = {r[key] for r in (one, other) if (key := "corrupted_fingerprint") in r}
+    same = one["fingerprint"] == other["fingerprint"] and len(corrupted) < 2
     return bool(same) and same_recipe(one["recipe"], other["recipe"])
 
 

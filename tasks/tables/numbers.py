@@ -46,6 +46,11 @@ class Number:
             return None
         return statistics.mean(self.values) - self.reported
 
+    def less(self, other: Number) -> list[float]:
+        """Its differences from another's values, for each seed that both have."""
+        theirs = dict(other.points)
+        return [value - theirs[seed] for seed, value in self.points if seed in theirs]
+
     @property
     def title(self) -> str:
         row = self.row
@@ -107,6 +112,11 @@ class Sheet:
         if not self.compares or key != self.table.metric:
             return number
         return replace(number, compares=True, reported=row.reported, independent=row.independent)
+
+    def reference(self, row: Row) -> Row:
+        """The first row of its network and setting, such as the baseline."""
+        place = row.network, row.setting
+        return next(r for r in self.table.rows if (r.network, r.setting) == place)
 
     def parts(self, row: Row) -> dict[str, Number]:
         """The parts that a row's value is the mean of, such as corruptions, without the clean one.

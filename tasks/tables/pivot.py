@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tasks.tables.cells import Lines, cell, spread
+from tasks.tables.cells import Lines, cell, paired, spread
 from tasks.tables.numbers import Sheet
 from tasks.tables.spec import Row
 
@@ -13,6 +13,8 @@ __all__ = ["main_lines", "parts_across", "parts_down"]
 # The cells that a line begins with, the header of a column, and what stands there.
 Cell = tuple[tuple[str, ...], str, str]
 OURS, OTHERS = "ours", "independent"
+# Over the seeds that both rows have.
+_PAIRED = "less {}, seed by seed (n)"
 
 
 def pivot(cells: Iterable[Cell], head: Sequence[str]) -> Lines:
@@ -49,6 +51,10 @@ def _by_quantity(sheet: Sheet, settings: int) -> Iterator[Cell]:
             yield line, "reported", cell(main.reported)
             yield line, "independent", cell(main.independent)
             yield line, "ours - reported", _signed(main.difference)
+        first = sheet.reference(row)
+        title = f"{sheet.table.columns[sheet.table.metric]}: {_PAIRED.format(first.name)}"
+        if first is not row and (apart := paired(sheet.number(row).less(sheet.number(first)))):
+            yield line, title, apart
 
 
 def _by_setting(sheet: Sheet) -> Iterator[Cell]:
@@ -65,6 +71,10 @@ def _by_setting(sheet: Sheet) -> Iterator[Cell]:
         if sheet.compares:
             yield line, "reported average", cell(average.reported)
             yield line, "ours - reported", _signed(average.difference)
+        first = sheet.reference(average.row)
+        others = next(own for own in sheet.methods() if first in own.values())
+        if others != rows and (apart := paired(average.less(sheet.average(others)))):
+            yield line, f"average: {_PAIRED.format(first.name)}", apart
 
 
 def _signed(value: float | None) -> str:

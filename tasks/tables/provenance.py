@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks.engine.results import PRETRAINED
+from tasks.engine.results import HELD_OUT, PRETRAINED
 
 __all__ = ["provenance"]
 
@@ -36,14 +37,37 @@ def provenance(records: Sequence[Record]) -> str:
         draws = each([f"{r['n_labelled']} (draw {r['labelled_draw']})" for r in few])
         text += f"Steps: {steps}. Training images with a label: {draws}. "
     seeds = each([r["seed"] for r in records])
-    text += f"Seeds: {seeds}; mean ± standard deviation over seeds, last epoch. "
+    text += f"Seeds: {seeds}; {_spread(records)}{_selection(records)}. "
+    texts = each([r["test_in_training"] for r in records if r.get("test_in_training")])
+    text += f"Test {units} that also stand in the training data: {texts}. " if texts else ""
     given = each([r["checkpoint"] for r in records if r not in trained])
     text += f"Not trained here: {given}. " if given else ""
     tested = list(dict.fromkeys(c for r in records for c in r.get("corruptions", [])))
     if tested:
-        text += f"Corruptions, each at 5 severities: {', '.join(tested)}. "
+        found = {c.get("severity", 0) for r in records for c in r.get("conditions", [])} - {0}
+        severities = ", ".join(map(str, sorted(found))) or "1, 2, 3, 4, 5"
+        text += f"Corruptions, each at severities {severities}: {', '.join(tested)}. "
         text += "ECE: 15 bins, of each condition by itself, then the mean as of errors. "
     return text + made_by(records)
+
+
+def _spread(records: Sequence[Record]) -> str:
+    """What stands behind ±, where there is one."""
+    counts = Counter(r["name"] for r in records).values()
+    if max(counts) < 2:
+        return "one seed, so without a spread; "
+    one = "; rows of one seed have none" if 1 in counts else ""
+    return f"mean ± sample standard deviation (n - 1) over seeds{one}; "
+
+
+def _selection(records: Sequence[Record]) -> str:
+    """Which epoch was tested."""
+    chosen = [r for r in records if r["selection"] == HELD_OUT]
+    if not chosen:
+        return "last epoch"
+    kept, epochs = (each([r[key] for r in chosen]) for key in ("held_out", "epoch"))
+    units = each([r.get("unit", "images") for r in chosen])
+    return f"epoch of the fewest errors on {kept} held-out training {units} (epoch {epochs})"
 
 
 def made_by(records: Sequence[Record]) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -85,6 +85,8 @@ class Table:
         note: what the published numbers show and what not; stands under their table.
         samples: training samples of an epoch, for the expected cost; by `data.source` where rows
             have several.
+        checkpoint: of a run, which is tested: last, or best, where training data are held out to
+            choose the epoch.
         pivot: one line a method and one column a setting, with the mean over settings.
         paper: whether it is one of the paper's, whose values then stand beside ours, or the word
             that none could be read.
@@ -103,6 +105,7 @@ class Table:
     breakdown: str = "corruption"
     note: str = ""
     samples: int | dict[str, int] | None = None
+    checkpoint: Literal["last", "best"] = "last"
     pivot: bool = False
     paper: bool = False
 

@@ -92,8 +92,9 @@ class Run:
     def commands(self) -> list[list[str]]:
         task = [sys.executable, "-m", f"tasks.{self.table.task}"]
         checkpoint: list[str] = []
-        if self.row.trained_as:
-            checkpoint = [f"--ckpt_path={self.trained.directory / 'checkpoints' / 'last.ckpt'}"]
+        if self.row.trained_as or self.table.checkpoint == "best":
+            name = f"{self.table.checkpoint}.ckpt"
+            checkpoint = [f"--ckpt_path={self.trained.directory / 'checkpoints' / name}"]
         fit = [*task, "fit", *self.trained.arguments()]
         test = [*task, "test", *self.arguments(), *checkpoint]
         return [test] if self.row.untrained else [fit, test]

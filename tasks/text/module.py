@@ -26,7 +26,7 @@ from cnsn import CNSNSpec
 from cnsn.losses import jsd_consistency
 from cnsn.nets.text_cnn import TextNetwork
 from data.text.glove import find_glove
-from data.text.module import IMDbToSST2
+from data.text.module import HELD_OUT, IMDbToSST2
 from tasks.engine.base import CNSNModule, CrossNormTraining
 from tasks.engine.metrics import ConfusionMatrices, GroupedErrors, not_finite_in, reliability
 from tasks.engine.optim import OptimizerSpec
@@ -34,6 +34,8 @@ from tasks.text.metrics import summarise
 from tasks.text.report import log_test_sets
 
 __all__ = ["Text"]
+
+CURVES = ("error", "sst2_error", "ece", "sst2_ece")
 
 
 class Text(CNSNModule):
@@ -145,13 +147,16 @@ class Text(CNSNModule):
         with self.crossnorm_view(step, view):
             return self(tokens, length)
 
-    # Evaluation: IMDb's test reviews and SST-2's sentences in one pass, in validation too, so that
-    # the curves of both can be drawn. Results are the last epoch's; nothing is selected by them.
+    # Evaluation: IMDb's test reviews and all sentences in one pass, in validation too, so that the
+    # curves of both can be drawn; nothing is selected by them, and results are the last epoch's.
+    # Where training reviews are held out, a validation scores these alone, and `best` follows them.
 
     def start_evaluation(self) -> None:
-        groups = len(self.data.groups)
-        self.errors = GroupedErrors(groups, pooled=True).to(self.device)
-        self.confusion = ConfusionMatrices(groups, self.data.num_classes).to(self.device)
+        data = self.data
+        self.sets = [HELD_OUT] if data.held_out and not self.trainer.testing else data.groups
+        sst2 = slice(1, 1 + len(data.splits))
+        self.errors = GroupedErrors(len(self.sets), pooled=sst2).to(self.device)
+        self.confusion = ConfusionMatrices(len(self.sets), data.num_classes).to(self.device)
 
     def evaluate(self, batch: dict[str, Tensor]) -> None:
         logits = self(batch["tokens"], batch["length"])
@@ -160,24 +165,26 @@ class Text(CNSNModule):
 
     def _evaluated(self) -> dict[str, Any]:
         values = self.errors.compute()
-        self.refuse_not_finite(not_finite_in(values, self.data.groups))
-        return summarise(values, self.confusion.compute(), self.data.groups)
+        self.refuse_not_finite(not_finite_in(values, self.sets))
+        return summarise(values, self.confusion.compute(), self.sets)
 
     def on_validation_epoch_end(self) -> None:
         summary = self._evaluated()["summary"]
         if self.trainer.sanity_checking:
             return
         self.log("val/error", summary["error"], prog_bar=True)
-        self.log("val/sst2_error", summary["sst2_error"], prog_bar=True)
-        self.log_dict({f"val/{name}": summary[name] for name in ("ece", "sst2_ece")})
-        kept = ("error", "sst2_error", "ece", "sst2_ece")
+        self.log("val/ece", summary["ece"])
+        if len(self.sets) > 1:
+            self.log("val/sst2_error", summary["sst2_error"], prog_bar=True)
+            self.log("val/sst2_ece", summary["sst2_ece"])
+        kept = [key for key in CURVES if len(self.sets) > 1 or not key.startswith("sst2")]
         if self.trainer.state.fn == "fit":
             epoch = float(self.current_epoch + 1)
             self.history.append({"epoch": epoch} | {name: summary[name] for name in kept})
 
     def tested(self) -> dict[str, Any]:
         metrics = self._evaluated() | {"history": self.history}
-        parts = {"IMDb test": [0], "SST-2": list(range(1, len(self.data.groups)))}
+        parts = {"IMDb test": [0], "SST-2": list(range(1, 1 + len(self.data.splits)))}
         return {**metrics, "reliability": reliability(self.errors.counts(), parts)}
 
     def show_test(self) -> None:

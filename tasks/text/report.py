@@ -43,7 +43,8 @@ def print_text(record: dict[str, Any]) -> None:
     console.print(
         f"{record['n_train']} training reviews, {record['words']} words, word vectors: "
         f"{vectors['source']}{covered}. All of SST-2 that was scored: "
-        f"{100 * record['summary']['sst2_accuracy']:.2f} %."
+        f"{100 * record['summary']['sst2_accuracy']:.2f} %. {record['test_in_training']} of IMDb's "
+        "test reviews also stand among the training reviews."
     )
 
 

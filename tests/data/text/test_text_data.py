@@ -297,6 +297,47 @@ def test_the_module_names_the_word_vectors(sets: Path, tmp_path: Path) -> None:
     assert about["fingerprint"] != plain.describe()["fingerprint"]
 
 
+def test_held_out_reviews_are_validated_on_and_the_same_for_every_seed(sets: Path) -> None:
+    data, other = (module(sets, held_out=0.25, seed=seed) for seed in (0, 1))
+    whole = module(sets)
+    for one in (data, other, whole):
+        one.setup("fit")
+
+    def texts(batches: Any) -> list[bytes]:
+        rows = [
+            (b["tokens"][i, : b["length"][i]], b["label"][i])
+            for b in batches
+            for i in range(len(b["label"]))
+        ]
+        return sorted(row.numpy().tobytes() + bytes([int(label)]) for row, label in rows)
+
+    kept, trained = texts(data.val_dataloader()), texts(data.train_dataloader())
+    assert len(kept) == 12 and sorted(kept + trained) == texts(whole.train_dataloader())
+    assert kept == texts(other.val_dataloader())
+    assert texts(data.test_dataloader()) == texts(whole.val_dataloader())
+    about = data.describe()
+    assert about["dataset"] == "imdb-subset (48+48 reviews), 12 held out -> sst2-subset (20 dev)"
+    assert (about["n_train"], about["held_out"]) == (36, 12)
+
+
+def test_further_sentences_are_test_sets_of_their_own(sets: Path, tmp_path: Path) -> None:
+    write_sst2(tmp_path / "own", n=10)
+    data, plain = module(sets, sentences={"goods": str(tmp_path / "own")}), module(sets)
+    for one in (data, plain):
+        one.setup("test")
+    assert data.groups == ["imdb-test", "sst2-dev", "goods-train", "goods-dev"]
+    groups = torch.cat([b["group"] for b in data.test_dataloader()])
+    assert groups.bincount().tolist() == [48, 20, 10, 10]
+    assert data.describe()["dataset"].endswith("(20 dev), goods-train (10), goods-dev (10)")
+    assert data.corpus.parts["goods-dev"].labels.tolist() == [0, 1] * 5
+    assert data.describe()["fingerprint"] != plain.describe()["fingerprint"]
+
+
+def test_texts_that_stand_in_both_parts_are_counted() -> None:
+    assert encoded([[8], [8, 6], [1, 2], [8]]).found_in(encoded()) == 2
+    assert encoded().found_in(encoded([[5, 6], [7, 8], [2], [3]])) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -304,6 +345,8 @@ def test_the_module_names_the_word_vectors(sets: Path, tmp_path: Path) -> None:
         ({"sst2_splits": ["valid"]}, ["`sst2_splits`", "valid"]),
         ({"min_count": 0}, ["`min_count`", "0"]),
         ({"max_length": 0}, ["`max_length`"]),
+        ({"held_out": 1.0}, ["`held_out`", "1.0"]),
+        ({"sentences": {"a-b": "."}}, ["`sentences`", "'a-b'"]),
     ],
 )
 def test_bad_options_of_the_module_are_named(

@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insert import crossnorm_sites
 from cnsn.layers import CrossNorm, SelfNorm
+from cnsn.nets import ThinResNet50
 from data.segmentation.labels import CLASSES, train_ids
 from tasks.engine.base import CrossNormTraining
 from tasks.engine.metrics import ConfusionMatrices
@@ -23,8 +24,9 @@ from tasks.engine.optim import OptimizerSpec
 from tasks.segmentation.inference import EvaluationSpec, centre_of, segment
 from tasks.segmentation.metrics import iou_of
 from tasks.segmentation.module import Segmentation, pixel_cross_entropy
-from tasks.segmentation.networks import FCNResNet50, SmallFPN, SMPNetwork
+from tasks.segmentation.networks import FCNResNet50, SmallFPN, SMPNetwork, ThinResNetFPN
 from tasks.segmentation.pictures import Example, error_map, grid, log_examples, overlay
+from tasks.segmentation.weights import load_pretrained
 
 METHOD = CNSNSpec(kind="cnsn", position="residual", cn_position="out", crop="style")
 
@@ -219,6 +221,7 @@ def test_fcn_equals_torchvisions() -> None:
         (lambda: SMPNetwork(arch="unet", encoder="resnet18"), 8),
         (lambda: SMPNetwork(arch="fpn", encoder="resnet50"), 16),
         (lambda: SmallFPN(width=4), 8),
+        (ThinResNetFPN, 16),
     ],
 )
 def test_the_layers_fit_into_every_network(network: Any, sites: int) -> None:
@@ -234,6 +237,16 @@ def test_the_layers_fit_into_every_network(network: Any, sites: int) -> None:
     sum(out.square().mean() for out in heads).backward()
     gates = [m.g_fc.weight for m in net.modules() if isinstance(m, SelfNorm)]
     assert all(gate.grad is not None and gate.grad.abs().sum() > 0 for gate in gates)
+
+
+def test_weights_of_the_thin_resnet_fit_its_pyramid(tmp_path: Path) -> None:
+    backbone, net = ThinResNet50(num_classes=5), ThinResNetFPN()
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pt")
+    assert not load_pretrained(net, str(tmp_path / "backbone.pt"), Segmentation.HEADS)
+    state = net.backbone.state_dict()
+    for name, value in backbone.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(state.pop(name), value)
+    assert not state
 
 
 def test_stages_can_be_chosen() -> None:
@@ -259,6 +272,7 @@ def test_only_backbones_have_the_small_rate() -> None:
         (FCNResNet50(), ("classifier", "aux_classifier")),
         (SMPNetwork(encoder="resnet18"), ("net.decoder", "net.segmentation_head")),
         (SmallFPN(width=4), ("classifier", "lateral")),
+        (ThinResNetFPN(), ("classifier", "lateral")),
     ):
         model = Segmentation(network, METHOD, optimizer=spec)
         rates = {

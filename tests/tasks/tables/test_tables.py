@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.engine.results import append_result, read_results
+from tasks.engine.results import HELD_OUT, append_result, read_results
 from tasks.report.__main__ import build
 from tasks.tables.document import write_document
 from tasks.tables.lines import gather, stands
@@ -93,6 +93,52 @@ def test_a_table_says_what_trained_its_numbers(tmp_path: Path) -> None:
     # The third line's commit is no training's, although it is the first line's.
     said = f" Commit: a, b, c0ffee, unknown; tested by c0ffee. Trained on: {one}; {two}; unknown.\n"
     assert said in resumed
+
+
+def test_rows_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    for name, values in {"baseline": {0: 0.3, 1: 0.5, 2: 0.4}, "CN": {2: 0.1, 0: 0.2}}.items():
+        for seed, value in values.items():
+            append_result(tmp_path / "toy.jsonl", record(f"shapes/Net/{name}", seed, value))
+    write_tables(table(), tmp_path)
+    baseline, cn = read_csv(tmp_path / "shapes.csv")
+    title = "error: less baseline, seed by seed (n)"
+    # 20 - 30 and 10 - 40: seed 1 is the baseline's alone.
+    assert cn[title] == "-20.0 ± 14.1 (2)" and baseline[title] == ""
+    text = (tmp_path / "shapes.md").read_text()
+    assert "sample standard deviation (n - 1) over seeds; last epoch" in text
+    append_result(tmp_path / "toy.jsonl", record("shapes/Net/SN", 0, 0.2))
+    rows = [*table().rows, Row(name="SN", network="Net")]
+    write_tables(table(rows=rows), tmp_path)
+    assert read_csv(tmp_path / "shapes.csv")[2][title] == "-10.0 (1)"
+    assert "over seeds; rows of one seed have none;" in (tmp_path / "shapes.md").read_text()
+
+
+def test_other_corrupted_images_are_another_set(tmp_path: Path) -> None:
+    for seed, print_ in enumerate(("a", "b", "b")):
+        line = record("shapes/Net/CN", seed, 0.2, corrupted_fingerprint=print_)
+        append_result(tmp_path / "toy.jsonl", line)
+    append_result(
+        tmp_path / "toy.jsonl", record("shapes/Net/CN", 3, 0.2)
+    )  # as before lines said it
+    (found,) = gather(table(), tmp_path)[0].values()
+    assert [r["seed"] for r in found["Net/CN"]] == [0, 1, 2, 3]
+    append_result(
+        tmp_path / "toy.jsonl", record("shapes/Net/CN", 1, 0.3, corrupted_fingerprint="b")
+    )
+    (found,) = gather(table(), tmp_path)[0].values()
+    assert [r["seed"] for r in found["Net/CN"]] == [1, 2, 3]
+
+
+def test_a_chosen_epoch_stands_in_tables_that_ask_for_it_and_is_said(tmp_path: Path) -> None:
+    chosen = {"selection": HELD_OUT, "held_out": 7, "epoch": 4, "unit": "texts"}
+    append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", 0, 0.2, **chosen))
+    append_result(tmp_path / "toy.jsonl", record("shapes/Net/CN", 1, 0.2))
+    for checkpoint, seed in (("best", 0), ("last", 1)):
+        (found,) = gather(table(checkpoint=checkpoint), tmp_path)[0].values()
+        assert [r["seed"] for r in found["Net/CN"]] == [seed]
+    write_tables(table(checkpoint="best"), tmp_path)
+    said = "; epoch of the fewest errors on 7 held-out training texts (epoch 4). "
+    assert said in (tmp_path / "shapes.md").read_text()
 
 
 def test_few_labels_are_said(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cnsn.nets import TextCNN
 from data.text.sst2 import read_sst2
 from data.text.tokens import Vocabulary, tokenise
 from tasks.engine.metrics import ConfusionMatrices, GroupedErrors
-from tasks.engine.results import read_results
+from tasks.engine.results import HELD_OUT, read_results
 from tasks.tables.spec import Table
 from tasks.text.curves import _by_epoch, draw_curves, write_best_epochs
 from tasks.text.curves import main as curves
@@ -125,6 +125,21 @@ def test_fit_test_and_predict(
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("positive\t") and first.endswith("\tGreat film story, great!")
     assert second.startswith("negative\t")
+
+
+def test_the_epoch_is_chosen_on_held_out_reviews(sets: list[str], tmp_path: Path) -> None:
+    options = [*SMALL, *sets, *places(tmp_path), "--data.held_out=0.5", "--trainer.max_epochs=4"]
+    options += ["--model.optimizer.lr=0.05"]
+    main(["fit", *options])
+    best = last(tmp_path).with_name("best.ckpt")
+    main(["test", *options, f"--ckpt_path={best}"])
+    main(["test", *options])
+    chosen, end = read_results(tmp_path / "results" / "text.jsonl")
+    assert chosen["selection"] == HELD_OUT and end["selection"] == "last epoch"
+    assert chosen["finished"]["steps"] == 4 * 2 and chosen["held_out"] == 28
+    errors = {point["epoch"]: point["error"] for point in end["history"]}
+    assert errors.keys() == {1, 2, 3, 4} and chosen["epoch"] == min(errors, key=errors.__getitem__)
+    assert chosen["summary"].keys() == end["summary"].keys()
 
 
 def test_a_run_stopped_in_mid_epoch_ends_bit_identical(
@@ -264,7 +279,10 @@ def test_bad_requests_to_predict_end_with_one_sentence(
 
 def summarised(parts: Iterable[tuple[Tensor, Tensor, Tensor]], groups: list[str]) -> dict[str, Any]:
     """Of batches of logits, labels and groups."""
-    errors, confusion = GroupedErrors(len(groups), pooled=True), ConfusionMatrices(len(groups), 2)
+    errors, confusion = (
+        GroupedErrors(len(groups), pooled=slice(1, None)),
+        ConfusionMatrices(len(groups), 2),
+    )
     for logits, label, group in parts:
         errors.update(logits, label, group)
         confusion.update(logits.argmax(-1), label, group)
