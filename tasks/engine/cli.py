@@ -43,7 +43,7 @@ from tasks.engine.parser import (
 )
 from tasks.engine.record import Record, name_loggers
 from tasks.engine.start import Start, describe_given, is_missing
-from tasks.engine.titles import Titles, titles_of
+from tasks.engine.titles import Titles, method_in_words, titles_of
 from tasks.engine.trainer import Watches
 from tasks.runs.directory import RunDirectory
 from tasks.runs.interruption import ended_in_words
@@ -135,7 +135,10 @@ class TaskCLI(LightningCLI):
             check_config_files(sys.argv[1:] if args is None else args)
         with own_options(self.say):
             super().parse_arguments(parser, args)
-        check(self.config[self.config.subcommand], self.config.subcommand, self.task_class)
+        config = self.config[self.config.subcommand]
+        check(config, self.config.subcommand, self.task_class)
+        if self.config.subcommand == "fit":
+            self.say(method_in_words(self.task, config.as_dict()))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets options stored in a checkpoint beat the command line: not here."""
