@@ -81,6 +81,7 @@ class Adaptation(CNSNModule):
     """
 
     DATA = DomainPair
+    SETS: ClassVar = {"DomainPair": ("data.domains.DomainPair",)}
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     MONITOR = None
     COLUMNS: ClassVar = {"accuracy": "accuracy"}

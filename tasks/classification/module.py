@@ -62,6 +62,12 @@ class Classification(CNSNModule):
 
     DATA = ImageClassificationData
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
+    SETS: ClassVar = {
+        "CIFAR10": ("data.classification.CIFAR", "--data.name=cifar10"),
+        "CIFAR100": ("data.classification.CIFAR", "--data.name=cifar100"),
+        "Digits": ("data.classification.Digits",),
+        "ImageNet": ("data.imagenet.ImageNet",),
+    }
     MEASURED = frozenset({"adabn", "adabn_passes", "adabn_selfnorm", "attack", "attacks"})
     COLUMNS: ClassVar = {
         "error": "clean error",

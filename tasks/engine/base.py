@@ -100,6 +100,8 @@ class CNSNModule(L.LightningModule):
         DRAWN: pictures that another command draws below the runs: names, the one that is always
             there first, with their titles.
         ABSENT: what the page says where it has no run of the task, or nothing drawn.
+        NETWORKS: class paths of the task's networks by short name.
+        SETS: likewise of its data, with the options that follow; the first one is its usual one.
         ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
             sites would be compiled as a graph of its own, until torch gives up.
         metrics: set by the end of a test; becomes part of the result line.
@@ -123,6 +125,14 @@ class CNSNModule(L.LightningModule):
     DRAWN: ClassVar[Mapping[str, str]] = {}
     ABSENT: ClassVar[str] = ""
     ONE_GRAPH: ClassVar[bool] = True
+    NETWORKS: ClassVar[Mapping[str, str]] = {
+        name: f"cnsn.nets.{name}"
+        for name in (
+            *("AllConv", "DenseNet", "IBNResNet50", "NarrowResNet", "ResNeXt", "ResNet50"),
+            "WideResNet",
+        )
+    }
+    SETS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     metrics: dict[str, Any]
 
     def __init__(

@@ -72,7 +72,7 @@ def method_in_words(task: str, config: Options) -> str:
     """
     spec, when = config["model"]["cnsn"], config["model"]["crossnorm"]
     if spec["kind"] == "none":
-        names = config["data"]["class_path"].split(".")[1:2] + [task]
+        names = [*config["data"]["class_path"].split(".")[1:2], task]
         files = (f"configs/methods/{m}/{n}.yaml" for n in names for m in ("cnsn", "cn"))
         file = next((f for f in files if (ROOT / f).is_file()), None)
         method = f" The method is one more file, such as `--config {file}`." if file else ""

@@ -1,4 +1,4 @@
-"""configs/methods/ against the tables' rows, and what a run says of its method in its first line."""
+"""configs/methods/ against the tables' rows, and the first line of a run."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_a_method_s_file_asks_for_what_the_paper_s_row_asks_for(file: Path) -> N
     [
         (
             [],
-            "Trains the baseline, without CrossNorm and SelfNorm. The method is one more file, such "
-            "as `--config configs/methods/cnsn/classification.yaml`.",
+            "Trains the baseline, without CrossNorm and SelfNorm. The method is one more file, "
+            "such as `--config configs/methods/cnsn/classification.yaml`.",
         ),
         (
             ["--config=configs/methods/cnsn/classification.yaml", "--model.crossnorm.p=0.3"],
@@ -76,7 +76,7 @@ def test_a_method_s_file_asks_for_what_the_paper_s_row_asks_for(file: Path) -> N
     ],
 )
 def test_the_first_line_says_what_is_trained(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], line: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: list[str], line: str
 ) -> None:
     from tasks.classification import main
 
@@ -87,4 +87,4 @@ def test_the_first_line_says_what_is_trained(
             *("--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"),
         ]
     )
-    assert capfd.readouterr().err.splitlines()[0] == line
+    assert caplog.messages[0] == line
