@@ -221,7 +221,7 @@ class TaskCLI(LightningCLI):
         if self.trainer.interrupted:
             raise KeyboardInterrupt
         if first and not self.config[self.subcommand].trainer.fast_dev_run:
-            self.record.finish(self.trainer)
+            self.record.finish(self.trainer, self.asked)
 
     def after_validate(self) -> None:
         if self.trainer.global_rank == 0:

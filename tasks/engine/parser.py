@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 ENDINGS = (".yaml", ".yml", ".json")
+# Of Lightning's: on machines that are not there, and what it is about to do.
+_NEWS_TO_NONE = ("Tip:", "\U0001f4a1 Tip:", "TPU available", "Loading `train_dataloader`")
 LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
 
 
@@ -144,12 +146,14 @@ def quiet() -> None:
         r".*does not have many workers",  # images in memory need none
         r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
         r"predict returned None",  # predictions are written to files
+        r"The number of training batches .* is smaller than the logging interval",  # ends are logged
+        r".*recommended to use `self.log.*sync_dist",  # ours are sums over processes already
     ):
         warnings.filterwarnings("ignore", message)
     # The sentence alone: where in the code it was said helps no user.
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
+    hints.addFilter(lambda record: not record.getMessage().startswith(_NEWS_TO_NONE))
     saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
     # Of every checkpoint: that it holds more than weights.
     saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))
