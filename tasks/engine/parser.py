@@ -26,6 +26,7 @@ __all__ = [
     "TaskParser",
     "check_config_files",
     "instantiate",
+    "instantiate_with",
     "own_options",
     "own_words",
     "quiet",
@@ -137,6 +138,20 @@ def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, An
     return made.model, made.data
 
 
+def instantiate_with(
+    task: type[CNSNModule], config: dict[str, Any], *, num_classes: int
+) -> tuple[Any, Any]:
+    """As :func:`instantiate`, without a look at the data, which need not be there."""
+    parser = FactoryParser(exit_on_error=False)
+    parser.add_lightning_class_args(task, "model")
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    model = {k: None if k in MODEL_FILES else v for k, v in config["model"].items()}
+    model["network"]["init_args"] |= {"num_classes": num_classes}
+    with network_factories():
+        made = parser.instantiate(parser.parse_object({"model": model, "data": config["data"]}))
+    return made.model, made.data
+
+
 def quiet() -> None:
     """Hide messages that ask nothing of the user."""
     for message in (
@@ -146,7 +161,7 @@ def quiet() -> None:
         r".*does not have many workers",  # images in memory need none
         r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
         r"predict returned None",  # predictions are written to files
-        r"The number of training batches .* is smaller than the logging interval",  # ends are logged
+        r"The number of training batches .* is smaller than the logging",  # both ends are logged
         r".*recommended to use `self.log.*sync_dist",  # ours are sums over processes already
     ):
         warnings.filterwarnings("ignore", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from tasks.engine.start import Start
 from tasks.engine.titles import Titles
 from tasks.engine.trainer import Watches, as_list
 from tasks.runs.checkpoints import recipe_in
-from tasks.runs.directory import finished_fit, name_of
+from tasks.runs.directory import CLASSES, finished_fit, name_of
 from tasks.runs.recipe import other_data, portable
 from tasks.runs.resume import differences
 
@@ -110,6 +111,8 @@ class Record:
         if watches.numbers is not None and watches.numbers.skipped:
             record["skipped"] = watches.numbers.skipped
         record["trained"] = watches.trained_in.trained
+        if names := getattr(trainer.datamodule, "classes", None):
+            self.start.directory.write(CLASSES, json.dumps(list(names)))
         self.start.directory.finish(record)
         rank_zero_info(f"Finished: {self.start.directory.path}")
         values = trainer.callback_metrics.items()
