@@ -23,8 +23,9 @@ from tests.fakes import (
 from tests.segmentation_fakes import write_cityscapes, write_gta5
 
 ROOT = Path(__file__).resolve().parents[1]
-# Built for other programs, and tested in tests/tasks/dashboards/test_dashboards.py.
-ELSEWHERE = ("dashboards", "sweeps")
+# Built for other programs, and tested in tests/tasks/dashboards/test_dashboards.py; methods are
+# rows of tables in files of their own, and compared with them in tests/tasks/test_methods.py.
+ELSEWHERE = ("dashboards", "methods", "sweeps")
 
 CPU = [
     "--trainer.accelerator=cpu",

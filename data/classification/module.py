@@ -15,8 +15,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from data.augmentations.crops import flip_and_shift, jitter_colours
 from data.augmentations.steps import Augmentation, check_order
@@ -146,6 +148,14 @@ class ImageClassificationData(ResumableDataModule):
     def reference_errors(self) -> dict[str, float] | None:
         """The errors by corruption that normalise the mean corruption error, where it has such."""
         return None
+
+    def as_tested(self, image: Image.Image) -> Tensor:
+        """Any RGB image as one of the test's, uint8 (3, H, W): its middle square, resized."""
+        return pil_to_tensor(center_crop(resize(image, [self.SIZE]), [self.SIZE]))
+
+    def test_view(self, images: Tensor) -> Tensor:
+        """What the network gets of (B, 3, H, W) test images."""
+        return normalise(images, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of its data: true name, fingerprint, counts."""

@@ -17,6 +17,7 @@ from data.errors import listed, quoted
 from data.files import UNREADABLE, open_image, to_rgb
 
 __all__ = [
+    "as_square",
     "read_images",
 ]
 
@@ -63,7 +64,11 @@ def read_images(paths: Sequence[Path], size: int, threads: int = 1) -> tuple[Ten
 def _decode(content: bytes, size: int) -> Tensor:
     # The stream has no file name, and the error message then needs none of its own.
     with open_image(io.BytesIO(content)) as image:
-        image = to_rgb(image)
+        return as_square(to_rgb(image), size)
+
+
+def as_square(image: Image.Image, size: int) -> Tensor:
+    """An RGB image resized to uint8 (3, size, size), without regard to its aspect ratio."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.augmentations.crops import centre_crop, crop_and_flip
 from data.domains.folders import Files, domains_root, pair_of, title_of
-from data.domains.images import read_images
+from data.domains.images import as_square, read_images
 from data.images import ImageTensor, check_statistics, normalise
 from data.loading import (
     Batch,
@@ -146,14 +147,26 @@ class DomainPair(ResumableDataModule):
         )
         if not 0 < min_area <= 1:
             raise ValueError(f"Expected `min_area` to be in (0, 1], but got {min_area}.")
-        self.root = domains_root(root, name)
+        self.folder = root
         self.source, self.target, self.set_name = source, target, name
         self.resize, self.crop, self.min_area, self.flip = resize, crop, min_area, flip
         self.mean, self.std = check_statistics(mean, std)
-        # Already here, so that wrong names are refused before a network is built.
-        self.files = pair_of(self.root, source, target)
-        self.classes = tuple(self.files[0])
         self._images: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def root(self) -> Path:
+        """Where the domains are."""
+        return domains_root(self.folder, self.set_name)
+
+    @cached_property
+    def files(self) -> tuple[Files, Files]:
+        """Of source and target; a network needs their classes' number, so looks before it is."""
+        return pair_of(self.root, self.source, self.target)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.files[0])
 
     @property
     def num_classes(self) -> int:
@@ -231,6 +244,10 @@ class DomainPair(ResumableDataModule):
     def test_view(self, images: Tensor) -> Tensor:
         """What a network sees of uint8 images (B, 3, resize, resize) in the test."""
         return normalise(centre_crop(images, self.crop), self.mean, self.std)
+
+    def as_tested(self, image: Image.Image) -> Tensor:
+        """Any RGB image as one of the test's, uint8 (3, `resize`, `resize`)."""
+        return as_square(image, self.resize)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if "target" not in batch:

@@ -15,6 +15,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
 from data.classification.module import SEVERITIES, ImageClassificationData
 from data.errors import DataNotFoundError
 from data.files import is_hidden
@@ -135,6 +139,10 @@ class ImageNet(ImageClassificationData):
         alone = (self.root / "val").is_dir() and not (self.root / "train").is_dir()
         folder = part_of(self.root, "val" if alone else "train")
         return sum(entry.is_dir() and not is_hidden(entry.name) for entry in folder.iterdir())
+
+    def as_tested(self, image: Image.Image) -> Tensor:
+        """See the base class."""
+        return pil_to_tensor(centre_square(image, "", resize=self.resize, size=self.image_size))
 
     def setup(self, stage: str) -> None:
         if stage == "fit" or (self.root / "train").is_dir():

@@ -14,6 +14,7 @@ Run as ``python -m tasks.adaptation {fit,test} --config configs/office31.yaml --
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -82,6 +83,7 @@ class Adaptation(CNSNModule):
     """
 
     DATA = DomainPair
+    SETS: ClassVar = {"DomainPair": ("data.domains.DomainPair",)}
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     MONITOR = None
     COLUMNS: ClassVar = {"accuracy": "accuracy"}
@@ -282,8 +284,13 @@ TASK = Adaptation
 def main(args: list[str] | None = None) -> None:
     """The command line."""
     from tasks.engine.cli import run
+    from tasks.engine.predict import predict
 
-    run(TASK, "adaptation", args)
+    given = sys.argv[1:] if args is None else args
+    if given[:1] == ["predict"]:
+        predict(TASK, "adaptation", Adaptation.target_view, given[1:])
+    else:
+        run(TASK, "adaptation", args)
 
 
 if __name__ == "__main__":

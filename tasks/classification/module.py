@@ -8,13 +8,14 @@ AugMix (``--config configs/augment/augmix.yaml``) adds a * JSD(clean, view 1, vi
 one forward. With CrossNorm but no consistency that forward runs under CrossNorm with probability p.
 Adversarial training attacks the images first.
 
-Run as ``python -m tasks.classification {fit,validate,test} --config configs/cifar10.yaml ...``.
+Run as ``python -m tasks.classification {fit,validate,test,predict} --config ... ...``.
 Recipes: Tang et al., ICCV 2021, https://arxiv.org/abs/2102.02811, and its released scripts.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
@@ -62,6 +63,12 @@ class Classification(CNSNModule):
 
     DATA = ImageClassificationData
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
+    SETS: ClassVar = {
+        "CIFAR10": ("data.classification.CIFAR", "--data.name=cifar10"),
+        "CIFAR100": ("data.classification.CIFAR", "--data.name=cifar100"),
+        "Digits": ("data.classification.Digits",),
+        "ImageNet": ("data.imagenet.ImageNet",),
+    }
     MEASURED = frozenset({"adabn", "adabn_passes", "adabn_selfnorm", "attack", "attacks"})
     COLUMNS: ClassVar = {
         "error": "clean error",
@@ -218,8 +225,13 @@ TASK = Classification
 def main(args: list[str] | None = None) -> None:
     """The command line."""
     from tasks.engine.cli import run
+    from tasks.engine.predict import predict
 
-    run(TASK, "classification", args)
+    given = sys.argv[1:] if args is None else args
+    if given[:1] == ["predict"]:
+        predict(TASK, "classification", lambda module, data: nullcontext(), given[1:])
+    else:
+        run(TASK, "classification", args)
 
 
 if __name__ == "__main__":

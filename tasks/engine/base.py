@@ -117,8 +117,11 @@ class CNSNModule(L.LightningModule):
         DRAWN: pictures that another command draws below the runs: names, the one that is always
             there first, with their titles.
         ABSENT: what the page says where it has no run of the task, or nothing drawn.
+        NETWORKS: class paths of the task's networks by short name.
+        SETS: likewise of its data, with the options that follow; the first one is its usual one.
         ONE_GRAPH: whether compiled networks take CrossNorm's views too; with a mask each choice of
             sites would be compiled as a graph of its own, until torch gives up.
+        losses: of the last step, as they are logged.
         metrics: set by the end of a test; becomes part of the result line.
         complete: whether `weights` gave every parameter, so that the network needs no training.
         heads_given: whether given weights say which class has which number.
@@ -140,6 +143,15 @@ class CNSNModule(L.LightningModule):
     DRAWN: ClassVar[Mapping[str, str]] = {}
     ABSENT: ClassVar[str] = ""
     ONE_GRAPH: ClassVar[bool] = True
+    NETWORKS: ClassVar[Mapping[str, str]] = {
+        name: f"cnsn.nets.{name}"
+        for name in (
+            *("AllConv", "DenseNet", "IBNResNet50", "NarrowResNet", "ResNeXt", "ResNet50"),
+            "WideResNet",
+        )
+    }
+    SETS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    losses: Mapping[str, Tensor] = {}
     metrics: dict[str, Any]
 
     def __init__(
@@ -374,6 +386,7 @@ class CNSNModule(L.LightningModule):
         the device; :mod:`tasks.engine.progress` shows the loss whenever it is logged.
         """
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.losses = values
         self.log_dict(values, on_step=True, on_epoch=False)
 
     # Evaluation: a validation and a test do the same with every batch.

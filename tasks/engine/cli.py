@@ -31,6 +31,7 @@ from data.workers import worker_failure
 from tasks import task_of
 from tasks.engine.base import CNSNModule
 from tasks.engine.factories import network_factories
+from tasks.engine.helping import help_page, in_full, named_by
 from tasks.engine.memory import keep_freed_memory
 from tasks.engine.options import add_options, check
 from tasks.engine.parser import (
@@ -43,7 +44,7 @@ from tasks.engine.parser import (
 )
 from tasks.engine.record import Record, name_loggers
 from tasks.engine.start import Start, describe_given, is_missing
-from tasks.engine.titles import Titles, titles_of
+from tasks.engine.titles import Titles, method_in_words, titles_of
 from tasks.engine.trainer import Watches
 from tasks.runs.directory import RunDirectory
 from tasks.runs.interruption import ended_in_words
@@ -74,6 +75,8 @@ class TaskCLI(LightningCLI):
         self.task_class = model_class
         self.task = task
         self.asked = sys.argv[1:] if args is None else args
+        if not isinstance(self.asked, dict):
+            self.asked = args = in_full(self.asked, model_class)
         self.started = time.monotonic()
         self.built = False  # until then, what goes wrong is in the options
         self.watches = Watches()
@@ -133,9 +136,19 @@ class TaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if not isinstance(args, dict):
             check_config_files(sys.argv[1:] if args is None else args)
+        if self.asked[1:] and self.asked[-1] in ("-h", "--help"):
+            kind = self.task_class
+            data = named_by(self.asked, "data") or next(iter(kind.SETS.values()))[0]
+            print(help_page(self._parser(self.asked[0]), kind, self.asked[0], self.task, data))
+            raise SystemExit(0)
+        if "--help=all" in self.asked:
+            args = [self.asked[0], "--help"]
         with own_options(self.say):
             super().parse_arguments(parser, args)
-        check(self.config[self.config.subcommand], self.config.subcommand, self.task_class)
+        config = self.config[self.config.subcommand]
+        check(config, self.config.subcommand, self.task_class)
+        if self.config.subcommand == "fit":
+            self.say(method_in_words(self.task, config.as_dict()))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets options stored in a checkpoint beat the command line: not here."""
@@ -208,7 +221,7 @@ class TaskCLI(LightningCLI):
         if self.trainer.interrupted:
             raise KeyboardInterrupt
         if first and not self.config[self.subcommand].trainer.fast_dev_run:
-            self.record.finish(self.trainer)
+            self.record.finish(self.trainer, self.asked)
 
     def after_validate(self) -> None:
         if self.trainer.global_rank == 0:

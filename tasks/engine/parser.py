@@ -26,6 +26,7 @@ __all__ = [
     "TaskParser",
     "check_config_files",
     "instantiate",
+    "instantiate_with",
     "own_options",
     "own_words",
     "quiet",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 ENDINGS = (".yaml", ".yml", ".json")
+# Of Lightning's: on machines that are not there, and what it is about to do.
+_NEWS_TO_NONE = ("Tip:", "\U0001f4a1 Tip:", "TPU available", "Loading `train_dataloader`")
 LARGEST_FILE = 1 << 20  # bytes; the largest of configs/ has a hundredth of it
 
 
@@ -135,6 +138,20 @@ def instantiate(task: type[CNSNModule], config: dict[str, Any]) -> tuple[Any, An
     return made.model, made.data
 
 
+def instantiate_with(
+    task: type[CNSNModule], config: dict[str, Any], *, num_classes: int
+) -> tuple[Any, Any]:
+    """As :func:`instantiate`, without a look at the data, which need not be there."""
+    parser = FactoryParser(exit_on_error=False)
+    parser.add_lightning_class_args(task, "model")
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    model = {k: None if k in MODEL_FILES else v for k, v in config["model"].items()}
+    model["network"]["init_args"] |= {"num_classes": num_classes}
+    with network_factories():
+        made = parser.instantiate(parser.parse_object({"model": model, "data": config["data"]}))
+    return made.model, made.data
+
+
 def quiet() -> None:
     """Hide messages that ask nothing of the user."""
     for message in (
@@ -144,12 +161,14 @@ def quiet() -> None:
         r".*does not have many workers",  # images in memory need none
         r"Be aware that when using `ckpt_path`",  # a test needs no callbacks
         r"predict returned None",  # predictions are written to files
+        r"The number of training batches .* is smaller than the logging",  # both ends are logged
+        r".*recommended to use `self.log.*sync_dist",  # ours are sums over processes already
     ):
         warnings.filterwarnings("ignore", message)
     # The sentence alone: where in the code it was said helps no user.
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     hints = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    hints.addFilter(lambda record: "Tip:" not in record.getMessage())
+    hints.addFilter(lambda record: not record.getMessage().startswith(_NEWS_TO_NONE))
     saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
     # Of every checkpoint: that it holds more than weights.
     saving.addFilter(lambda record: not record.getMessage().startswith("`weights_only` was not"))

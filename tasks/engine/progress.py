@@ -16,11 +16,12 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from lightning.pytorch.callbacks.progress.rich_progress import _RICH_AVAILABLE
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from cnsn import SelfNorm, crossnorm_sites
 from tasks.runs.dispensable import dispensable
 
-__all__ = ["Curves", "progress_bar"]
+__all__ = ["BothEnds", "Curves", "progress_bar"]
 
 
 class Curves(CSVLogger):
@@ -73,11 +74,50 @@ class Curves(CSVLogger):
                 raise
 
 
+class BothEnds(L.Callback):
+    """Logs the losses of a run's first and last step too, wherever the logging interval falls.
+
+    And says, once, what is trained.
+    """
+
+    def __init__(self, *, summary: bool = True) -> None:
+        self.summary = summary
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.summary:
+            net = pl_module.network
+            count = sum(p.numel() for p in net.parameters())
+            sites = len(crossnorm_sites(net))
+            gates = sum(isinstance(m, SelfNorm) for m in net.modules())
+            layers = f", {gates} SelfNorm and {sites} CrossNorm layers" if sites or gates else ""
+            rank_zero_info(f"{type(net).__name__}: {count:,} parameters{layers}.")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.fit_loop.epoch_loop._batches_that_stepped == 0:
+            self._log(trainer, pl_module, 0)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not trainer.interrupted and not trainer.should_stop:
+            steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self._log(trainer, pl_module, steps - 1)
+
+    @staticmethod
+    def _log(trainer: L.Trainer, module: Any, step: int) -> None:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every == 0 or (step + 1) % every == 0 or not module.losses:
+            return  # there already
+        values = {name: value.item() for name, value in module.losses.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+            logger.save()
+
+
 class _ShowsLoss(ProgressBar):
     """Mixin."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
         for logger in trainer.loggers:
             if isinstance(logger, Curves) and "train/loss" in logger.latest:
                 items["loss"] = logger.latest["train/loss"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from tasks.engine.start import Start
 from tasks.engine.titles import Titles
 from tasks.engine.trainer import Watches, as_list
 from tasks.runs.checkpoints import epoch_of, recipe_in
-from tasks.runs.directory import finished_fit, name_of
+from tasks.runs.directory import CLASSES, finished_fit, name_of
 from tasks.runs.recipe import other_data, portable
 from tasks.runs.resume import differences
 
@@ -91,8 +94,8 @@ class Record:
             kept = ("dataset", "fingerprint", "n_train", "n_test")
             logger.log_hyperparams({name: described[name] for name in kept if name in described})
 
-    def finish(self, trainer: Any) -> None:
-        """Mark the run's directory as finished, with what its training was.
+    def finish(self, trainer: Any, asked: Sequence[str]) -> None:
+        """Mark the run's directory as finished, and say what its training was and what is next.
 
         Raises:
             ValueError: nothing was trained.
@@ -115,8 +118,29 @@ class Record:
         if watches.numbers is not None and watches.numbers.skipped:
             record["skipped"] = watches.numbers.skipped
         record["trained"] = watches.trained_in.trained
+        if names := getattr(trainer.datamodule, "classes", None):
+            self.start.directory.write(CLASSES, json.dumps(list(names)))
         self.start.directory.finish(record)
         rank_zero_info(f"Finished: {self.start.directory.path}")
+        values = trainer.callback_metrics.items()
+        found = [f"{name} {float(v):.4g}" for name, v in values if name.startswith("val/")]
+        if found:
+            rank_zero_info(f"Last validation: {', '.join(found)}.")
+        rank_zero_info(f"Checkpoint: {self.start.directory.last}")
+        rank_zero_info(f"Next: {self._test_command(asked)}")
+
+    def _test_command(self, asked: Sequence[str]) -> str:
+        """What tests the weights of a finished training, whose command line was `asked`."""
+        kept: list[str] = []
+        values = iter(asked[1:])
+        for argument in values:
+            if argument in ("--fresh", "--ckpt_path"):
+                next(values, None)
+            elif not argument.startswith(("--fresh=", "--ckpt_path=")):
+                kept.append(argument)
+        if len(kept) < len(asked) - 1:  # Another run than the one that these options find.
+            kept.append(f"--ckpt_path={self.start.directory.last}")
+        return shlex.join(["python", "-m", f"tasks.{self.start.task}", "test", *kept])
 
     def add(self, trainer: Any, model: Any) -> None:
         """Add the line of a test.

@@ -14,14 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks import ROOT
 from tasks.runs.recipe import MODEL_FILES, Neutral, locations, portable
 
-__all__ = ["Titles", "titles_of"]
+__all__ = ["Titles", "method_in_words", "titles_of"]
 
 LONGEST = 128  # characters that dashboards take
 # Where README's commands keep data: it tells no set from another.
 USUAL_PLACE = "datasets"
 Options = Mapping[str, Any]
+_LAYERS = {"crossnorm": "CrossNorm", "selfnorm": "SelfNorm"}
 
 
 class Titles(NamedTuple):
@@ -59,6 +61,36 @@ def titles_of(task: str, config: Options, recipe: Options, measured: Options) ->
     parts = (given, method, rest, network, data, _joined("", schedule))
     name = ", ".join(filter(None, parts))
     return Titles(_fitted(group), _fitted(name, f", seed {config['seed_everything']}"))
+
+
+def method_in_words(task: str, config: Options) -> str:
+    """Whether a run trains the method, and how: where the layers are, p and k.
+
+    Args:
+        task: its task.
+        config: of one subcommand, complete.
+    """
+    spec, when = config["model"]["cnsn"], config["model"]["crossnorm"]
+    if spec["kind"] == "none":
+        names = [*config["data"]["class_path"].split(".")[1:2], task]
+        files = (f"configs/methods/{m}/{n}.yaml" for n in names for m in ("cnsn", "cn"))
+        file = next((f for f in files if (ROOT / f).is_file()), None)
+        method = f" The method is one more file, such as `--config {file}`." if file else ""
+        return f"Trains the baseline, without CrossNorm and SelfNorm.{method}"
+    stages = f", stages {', '.join(map(str, spec['stages']))}" if spec["stages"] else ""
+    at = f"`{spec['at'] or spec['position']}`{stages}"
+    parts = []
+    if spec["kind"] in ("sn", "cnsn"):
+        parts.append(f"{_LAYERS.get(spec['gate'], spec['gate'])} at {at}")
+    if spec["kind"] in ("cn", "cnsn"):
+        own = f"`{spec['cn_position']}`{stages}" if spec["cn_position"] else at
+        place = "on the image" if spec["image"] else f"at {own}"
+        weight = f", consistency {when['consistency']:g}" if when["consistency"] else ""
+        parts.append(
+            f"{_LAYERS.get(spec['restyle'], spec['restyle'])} {place}, crop {spec['crop']}, with "
+            f"p {when['p']:g} a step on k {when['k']} of its sites{weight}"
+        )
+    return f"Trains {spec['kind'].upper()}: {'; '.join(parts)}."
 
 
 def _network(config: Options, recipe: Options) -> str:

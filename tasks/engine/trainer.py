@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, Timer
 
-from tasks.engine.progress import Curves, progress_bar
+from tasks.engine.progress import BothEnds, Curves, progress_bar
 from tasks.engine.speed import SpeedMonitor
 from tasks.engine.start import Start
 from tasks.runs.checkpoints import DurableCheckpointIO
@@ -59,6 +59,9 @@ class Watches:
         callbacks = self._callbacks(start)
         if start.config.speed:
             callbacks.insert(0, self.speed)
+        if fits:
+            callbacks.append(BothEnds(summary=options.get("enable_model_summary") is not False))
+        options["enable_model_summary"] = False
         own = [c for c in given if isinstance(c, ProgressBar)]
         if options.get("enable_progress_bar") is not False and not own:
             callbacks.append(progress_bar())

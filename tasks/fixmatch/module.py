@@ -58,6 +58,11 @@ class FixMatch(CNSNModule):
     The other arguments are those of :class:`CNSNModule`.
     """
 
+    SETS: ClassVar = {
+        "CIFAR10": ("data.fixmatch.CIFAR", "--data.name=cifar10"),
+        "CIFAR100": ("data.fixmatch.CIFAR", "--data.name=cifar100"),
+        "Digits": ("data.fixmatch.Digits",),
+    }
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     COLUMNS: ClassVar = {
         "error": "clean error (EMA)",

@@ -20,6 +20,8 @@ from data.locks import Lock
 from tasks.runs.checkpoints import LAST, PREVIOUS, newest_readable
 from tasks.runs.recipe import Config
 
+CLASSES = "classes.json"
+
 __all__ = [
     "RunDirectory",
     "finished_fit",

@@ -80,6 +80,10 @@ class Segmentation(CNSNModule):
     # Chosen on the source alone: the target is not looked at.
     MONITOR = ("val/source_miou", "max")
     DATA = SourceAndTarget
+    NETWORKS: ClassVar = {
+        name: f"tasks.segmentation_networks.{name}" for name in ("FCNResNet50", "SmallFPN")
+    } | {"SMPNetwork": "tasks.segmentation.networks.SMPNetwork"}
+    SETS: ClassVar = {"SourceAndTarget": ("data.segmentation.SourceAndTarget",)}
     LINKS = (("data.num_classes", "model.network.init_args.num_classes", "instantiate"),)
     HEADS = ("classifier.", "aux_classifier.", "lateral.", "net.decoder.", "net.segmentation_head.")
     NEUTRAL = frozenset({"pictures"})

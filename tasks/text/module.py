@@ -51,6 +51,8 @@ class Text(CNSNModule):
     """
 
     DATA = IMDbToSST2
+    NETWORKS: ClassVar = {name: f"cnsn.nets.{name}" for name in ("TextCNN", "TextResNet")}
+    SETS: ClassVar = {"IMDbToSST2": ("data.text.IMDbToSST2",)}
     LINKS = (
         ("data.num_classes", "model.network.init_args.num_classes", "instantiate"),
         ("data.vocabulary_size", "model.network.init_args.vocabulary_size", "instantiate"),
