@@ -45,9 +45,10 @@ def insert(net: Net, spec: CNSNSpec, *, at: Where | None = None) -> Net:
     ``layer1.0.cnsn.selfnorm.g_fc.weight``), and a ``crossnorm`` where CrossNorm sits elsewhere. In
     a chain of layers (AllConv) they become members, and the keys behind them are renumbered: load
     weights first. A block without the site stays as it is. Works on the networks of
-    :mod:`cnsn.nets`, on torchvision's ResNet, ResNeXt and Wide ResNet, and on whatever is built
-    from their blocks (``fcn_resnet50``, segmentation encoders). New parameters are created on the
-    device and in the dtype of the block they join.
+    :mod:`cnsn.nets`, on those of torchvision, timm, transformers and segmentation-models-pytorch
+    whose blocks :mod:`cnsn.backbones` knows, and on whatever is built from these; docs/networks.md
+    lists them. New parameters are created on the device and in the dtype of the block they join.
+    Into a trained network, ``CNSNSpec(start="neutral")`` lets it begin nearly as it was.
 
     In any other network `at` says which modules' outputs get the layers, each module a ``cnsn``
     submodule of its own::

@@ -12,7 +12,7 @@ A task derives its LightningModule from :class:`CNSNModule` and writes its own l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -21,6 +21,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cnsn import CNSNSpec, crossnorm_active, insert
 from cnsn.insertion.active import coins, crossnorm_sites
@@ -34,6 +35,8 @@ from tasks.engine.optim import OptimizerSpec, build_optimizer, decay_groups
 from tasks.engine.weights import holds_layers
 
 __all__ = ["CNSNModule", "CrossNormTraining", "crossnorm_share"]
+
+SIDES = (64, 224)  # of an image that some network takes
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ class CNSNModule(L.LightningModule):
                     "given weights; `--model.cnsn.start released` starts them as the paper does."
                 )
         self.network = insert(network, cnsn)
+        _find_channels(self.network, self.example)
         if weights is not None and late:
             self.complete = self.heads_given = self.load_pretrained(self.network, weights)
         self.weights = weights
@@ -478,3 +482,24 @@ class CNSNModule(L.LightningModule):
         """Print a test's summary; tasks with more to show print a table."""
         for name, value in record["summary"].items():
             print(f"{name}: {value:.4g}")
+
+
+@torch.no_grad()
+def _find_channels(network: nn.Module, example: Callable[[int], tuple[Tensor, ...]]) -> None:
+    """Let one forward tell inserted layers their channels, where the modules do not."""
+    if not any(is_lazy(parameter) for parameter in network.parameters()):
+        return
+    training = network.training
+    network.eval()
+    for side in SIDES:
+        try:
+            network(*example(side))
+            break
+        except RuntimeError as error:
+            failure = error
+    else:
+        raise ValueError(
+            "Expected the network to take an image of 64x64 or 224x224, from which the layers that "
+            f"`cnsn.at` names learn their channels, but got: {failure}"
+        ) from failure
+    network.train(training)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1
 
 from cnsn import CNSNSpec, SelfNorm
@@ -185,6 +186,18 @@ def test_layers_sit_on_named_outputs(tmp_path: Path, at: list[str]) -> None:
         main([*DIGITS, *places(tmp_path), *options, "--model.cnsn.kind=sn"])
     names = [n for n, part in built.value.args[0].named_modules() if isinstance(part, SelfNorm)]
     assert len(names) == 4 - (len(at) == 3) and names[0].startswith("layer1.0.cnsn")
+
+
+def test_channels_that_no_module_tells_are_found_before_anything_asks(tmp_path: Path) -> None:
+    """As by the memory format, here."""
+    options = network("torchvision.models.shufflenet_v2_x0_5")
+    options += [r"--model.cnsn.at=stage[2-4]\.\d+$", "--model.cnsn.kind=cnsn"]
+    with pytest.raises(Built) as built:
+        main([*DIGITS, *places(tmp_path), *options, "--model.channels_last=true"])
+    net = built.value.args[0]
+    gates = [part for part in net.modules() if isinstance(part, SelfNorm)]
+    assert [gate.channels for gate in gates] == [48] * 4 + [96] * 8 + [192] * 4
+    assert not any(is_lazy(parameter) for parameter in net.parameters()) and net.training
 
 
 def test_half_a_network_is_refused(tmp_path: Path) -> None:
