@@ -278,7 +278,7 @@ def expected(task: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]
         _ParseOnly(model_class, task, args)
     except _Parsed as parsed:
         return parsed.parsed
-    except SystemExit:
+    except (SystemExit, ValueError):  # refused, by the parser or by what the task checks
         return None
     finally:
         seeds.setLevel(before)
