@@ -24,6 +24,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from benchmarks.machine import command, machine
 from benchmarks.table import Table, save
 from benchmarks.textbook import Box, TextbookCrossNorm, TextbookSelfNorm
 from benchmarks.timing import give_back_memory, take_turns
-from cnsn import CrossNorm, SelfNorm, kernels
+from cnsn import CNSNSpec, CrossNorm, SelfNorm, kernels
+from cnsn.kinds import GATES, RESTYLINGS
 from tasks.engine.memory import keep_freed_memory
 
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -44,6 +46,12 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 )  # fmt: skip
 CUDA_SHAPES = (*SHAPES, (128, 64, 32, 32))
 LAYERS = ("SelfNorm", "neither", "style", "content", "both")
+# What has no textbook's form beside it: copies of the map only.
+RELATIVES = (*(n for n in RESTYLINGS if n != "crossnorm"), *(n for n in GATES if n != "selfnorm"))
+RELATIVES_HEADER = (
+    "map", "layout", "layer", "forward, copies", "forward + backward, copies",
+    "/ CrossNorm or SelfNorm", "kept",
+)  # fmt: skip
 PLACE = ["map", "layout"]
 FORWARD_FLOOR, BACKWARD_FLOOR = 1.5, 2.5
 HEADER = (
@@ -228,6 +236,48 @@ def measure(
     )
 
 
+def relatives(
+    x: Tensor, layout: str, seconds: float, clock: Callable[[], float]
+) -> Iterator[list[str]]:
+    """Each restyling beside CrossNorm, and each gate beside SelfNorm, on (B, C, ...)."""
+    dy, copy, leaf = torch.randn_like(x), torch.empty_like(x), x.detach().requires_grad_()
+    for name in RELATIVES:
+        layer: nn.Module
+        if restyles := name in RESTYLINGS:
+            layer = RESTYLINGS[name].build(CNSNSpec(kind="cn", restyle=name))
+        else:
+            layer = GATES[name].build(CNSNSpec(kind="sn", gate=name), x.shape[1]).to(x.device)
+        known = CrossNorm() if restyles else SelfNorm(x.shape[1]).to(x.device)
+        for one in (layer, known):
+            one.active = restyles  # type: ignore[assignment]
+
+        def both(one: nn.Module) -> Callable[[], None]:
+            def run() -> None:
+                for part in (leaf, *one.parameters()):
+                    part.grad = None
+                one(leaf).backward(dy)
+
+            return run
+
+        turns = take_turns(
+            {
+                "copy": lambda: copy.copy_(x),
+                "forward": partial(layer, leaf),
+                "ours": both(layer),
+                "known": both(known),
+            },
+            seconds=seconds,
+            device=x.device,
+            clock=clock,
+            queued=True,
+        )
+        found = turns.ratio("forward", "copy"), turns.ratio("ours", "copy")
+        place = f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}", layout, name
+        ratios = (*found, turns.ratio("ours", "known"))
+        yield [*place, *(f"{ratio[0]:.2f}" for ratio in ratios), f"{bytes_kept(layer, leaf):.2f}"]
+        give_back_memory()
+
+
 def lines(device: torch.device, options: argparse.Namespace) -> Iterator[Line]:
     # Processor time counts every thread.
     clock = time.process_time if options.threads == 1 else time.perf_counter
@@ -277,12 +327,28 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="for each line, at least")
     parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
     parser.add_argument("--shapes", nargs="+", type=shape_of, help="such as 128x32x32x32")
+    parser.add_argument(
+        "--relatives", action="store_true", help="the other restylings and gates instead"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/results/benchmark_layers.md"))
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     cuda = options.device == "cuda"
+    if options.relatives:
+        clock = time.process_time if options.threads == 1 else time.perf_counter
+        others = Table(*RELATIVES_HEADER)
+        for shape in options.shapes or (SHAPES[0], SHAPES[1]):
+            for row in relatives(
+                torch.randn(shape, device=device), "contiguous", options.seconds, clock
+            ):
+                others.add(*row)
+        save(
+            f"# The relatives of the layers\n\n{others}\n\n{machine()}. Made by `{command()}`.\n",
+            options.out,
+        )
+        return
     table, found = Table(*PLACE, *HEADER, *(AGAINST_FLOOR if cuda else ())), list[Line]()
     for line in lines(device, options):
         found.append(line)

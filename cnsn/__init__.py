@@ -22,6 +22,7 @@ from cnsn.layers import (
     SelfNorm,
     StyleSE,
 )
+from cnsn.norms import replace_norms
 from cnsn.sites import SitedBlock
 
 __version__ = "0.1.0"
@@ -53,4 +54,5 @@ __all__ = [
     "losses",
     "register_block",
     "remove",
+    "replace_norms",
 ]

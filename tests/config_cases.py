@@ -225,4 +225,9 @@ CASES = (
          options=("--model.optimizer.lr=0.001",)),  # 0.4 is that of 1,024 images
     Case(task="text", files=("sst2.yaml", "text_resnet.yaml"), data="texts"),
     Case(task="classification", files=("digits.yaml", "logging/wandb.yaml"), data="digits"),
+    Case(task="classification", files=("digits.yaml", "rivals/padain.yaml"), data="digits"),
+    *(Case(task="classification", files=("digits.yaml", f"rivals/{name}.yaml"), data="digits",
+           slow=True) for name in ("mixstyle", "efdmix", "dsu", "np", "np_plus")),
+    Case(task="adaptation", files=("pacs.yaml", "rivals/dsu_resnet.yaml"), data="photo",
+         options=("--data.source=photo", "--data.target=art_painting", *LIGHT), slow=True),
 )  # fmt: skip

@@ -23,10 +23,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cnsn import CNSNSpec, crossnorm_active, insert
+from cnsn import CNSNSpec, crossnorm_active, insert, replace_norms
 from cnsn.insertion.active import coins, crossnorm_sites
 from cnsn.kinds import GATES
 from cnsn.layers import Gate
+from cnsn.norms import NORMS, NormsSpec
 from data.errors import listed
 from data.images import has_two_orders
 from data.randomness import derive_seed, generator_for
@@ -99,6 +100,7 @@ class CNSNModule(L.LightningModule):
         channels_last: memory format of network and images.
         compile: run the network through torch.compile.
         seed: of CrossNorm's and dropout's draws; the command line sets it to the run's seed.
+        norms: which normalisation takes the place of batch norms, before the layers go in.
 
     Attributes:
         MONITOR: the logged value, and its better direction, that the checkpoint `best` follows;
@@ -168,6 +170,7 @@ class CNSNModule(L.LightningModule):
         channels_last: bool = False,
         compile: bool = False,
         seed: int = 0,
+        norms: NormsSpec = NormsSpec(),
     ) -> None:
         super().__init__()
         late = weights is not None and holds_layers(weights)
@@ -183,6 +186,10 @@ class CNSNModule(L.LightningModule):
                     "SelfNorm's gates start open, so that the network begins as the one of the "
                     "given weights; `--model.cnsn.start released` starts them as the paper does."
                 )
+        if norms.kind != "none":
+            network = replace_norms(network, norms.kind, norms.where)
+            fresh = NORMS[norms.kind].fresh
+            rank_zero_info(f"Batch norms were replaced by {norms.kind}; what starts anew: {fresh}.")
         self.network = insert(network, cnsn)
         _find_channels(self.network, self.example)
         if weights is not None and late:
