@@ -185,6 +185,8 @@ CASES = (
          data="digits"),
     Case(task="classification", table="studies/cifar10_subset.yaml",
          row="WideResNet-16-2/CNSN+consistency", data="cifar10"),
+    Case(task="classification", table="studies/cifar10_jpegq75.yaml",
+         row="WideResNet-16-2/CNSN", data="cifar10"),
     Case(task="classification", table="studies/image_folder.yaml", row="NarrowResNet-10/CNSN",
          data="imagenet", options=("--model.attack.steps=1",)),
     Case(task="fixmatch", table="studies/fixmatch_digits.yaml", row="WideResNet-10-1/FixMatch+CN",

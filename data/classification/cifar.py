@@ -19,12 +19,15 @@ from data.images import Group
 
 __all__ = [
     "CIFAR",
+    "TITLE",
     "CIFARName",
     "CIFARSet",
     "is_original",
     "read_cifar",
 ]
 
+# Beside the files of a set that is no subset: what it is called.
+TITLE = "title.txt"
 CIFARName = Literal["cifar10", "cifar100"]
 
 
@@ -210,9 +213,9 @@ class CIFAR(ImageClassificationData):
     def read(self) -> tuple[Arrays, Arrays]:
         train, test = (read_cifar(self.root, self.name, train=part) for part in (True, False))
         title, counts = SETS[self.name].title, f"{len(train[1])}+{len(test[1])} images"
-        self.title = (
-            title if is_original(self.root, self.name) else f"{self.name}-subset ({counts})"
-        )
+        given = folder_of(self.root, self.name) / TITLE
+        own = given.read_text().strip() if given.is_file() else f"{self.name}-subset"
+        self.title = title if is_original(self.root, self.name) else f"{own} ({counts})"
         if self.title != title:
             warnings.warn(
                 f"{self.root} has the layout of {title}, but not its files: {counts} for training "

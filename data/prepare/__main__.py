@@ -22,13 +22,13 @@ from data.files import format_bytes, only_one, require_writable, say
 from data.prepare import (
     cifar as cifar_sets,
 )
+from data.prepare import cifar_jpeg, scenes
 from data.prepare import (
     domains as domain_sets,
 )
 from data.prepare import (
     imagenet as imagenet_sets,
 )
-from data.prepare import scenes
 from data.prepare import (
     segmentation as segmentation_resized,
 )
@@ -46,6 +46,7 @@ SETS: dict[str, Published | Made] = {
     **cifar_sets.SETS,
     **domain_sets.SETS,
     **imagenet_sets.SETS,
+    **cifar_jpeg.SETS,
     **scenes.SETS,
     **segmentation_resized.SETS,
     **text_sets.SETS,

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from data.classification.cifar import CIFARName, read_cifar
+from data.classification.cifar import CIFAR, CIFARName, read_cifar
 from data.prepare import __main__ as prepare
 from data.prepare import cifar as cifar_sets
 from data.prepare.__main__ import main
@@ -682,3 +683,31 @@ def test_unknown_corruption_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     message = capsys.readouterr().err
     assert "smog" in message and "brightness" in message and message.count("\n") == 1
     assert not (tmp_path / "root-C").exists()
+
+
+def test_jpeg_copies_become_a_set_of_their_own_name(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), np.uint8)
+    images = images.repeat(8, 1).repeat(8, 2)
+    packed = []
+    for image in images:
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, "JPEG", quality=100, subsampling=0)
+        packed.append(out.getvalue())
+    offsets = np.cumsum([0, *map(len, packed)])
+    content = np.frombuffer(b"".join(packed), np.uint8)
+    labels = {"train_labels": np.arange(5), "test_labels": np.array([9, 8])}
+    np.savez(tmp_path / "copies.npz", jpeg=content, offsets=offsets, **labels)
+    command = ["cifar10_jpegq75", f"--from={tmp_path / 'copies.npz'}", f"--root={tmp_path / 'set'}"]
+    assert main(command) == 0
+    found, own = read_cifar(tmp_path / "set", train=True)
+    assert own.tolist() == [0, 1, 2, 3, 4] and np.abs(found.astype(int) - images[:5]).max() < 10
+    assert read_cifar(tmp_path / "set", train=False)[1].tolist() == [9, 8]
+    data = CIFAR(str(tmp_path / "set"), corruptions=[])
+    with pytest.warns(UserWarning, match="not its files"):
+        data.read()
+    assert data.title == "cifar10-jpegq75 (5+2 images)"
+    before = (tmp_path / "set" / "cifar-10-batches-py" / "test_batch").read_bytes()
+    np.savez(tmp_path / "copies.npz", jpeg=content, offsets=offsets[:-1], **labels)
+    assert main(command) == 0, "nothing to do"
+    assert (tmp_path / "set" / "cifar-10-batches-py" / "test_batch").read_bytes() == before
+    assert main([*command[:2], f"--root={tmp_path / 'other'}"]) == 1
