@@ -63,9 +63,9 @@ def commit_at_start() -> str | None:
 def git_commit() -> str | None:
     """The commit that runs, with "+" where the code differs from it; None outside a checkout.
 
-    What runs write, results/ and the README made from it, is no difference.
+    What runs write, results/ and the pages made from it, is no difference.
     """
-    written = (":!results", ":!README.md")
+    written = (":!results", ":!README.md", ":!docs")
     commit = _git("rev-parse", "--short=12", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return None if commit is None else commit + ("+" if changes else "")

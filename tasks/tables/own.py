@@ -107,4 +107,4 @@ def publish_tables(tables: Sequence[Table], every: Sequence[Table], places: Plac
             print(f"{table.key}: {added} lines added, {len(files)} files written")
     for path in write_document(every, places.published):
         print(f"Wrote {path}")
-    print("`python -m tasks.tables.readme` shows them in README.")
+    print("`python -m tasks.tables.readme` shows them in README and docs/.")

@@ -1,12 +1,14 @@
-"""Fill README's generated parts from results/: ``python -m tasks.tables.readme [--check]``.
+"""Fill the generated parts of README and docs/: ``python -m tasks.tables.readme [--check]``.
 
 A part begins with ``<!-- results/NAME.md -->`` and ends with ``<!-- end -->``; between them stands
-that file's table with what it was made from, without its breakdown.
+that file's table with what it was made from, without its breakdown. ``<!-- configurations -->``
+begins the list of configs/, each with the first sentence of its comment.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ __all__ = ["command_for", "fill", "main"]
 
 from tasks import ROOT
 
+LIST = re.compile(r"<!-- configurations -->\n.*?<!-- end -->", re.DOTALL)
 PART = re.compile(r"<!-- (results/[\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 # Of files that are neither a table of `reproduce.py` nor named as their benchmark.
 COMMANDS = {
@@ -56,27 +59,40 @@ def fill(text: str, root: Path) -> str:
             shown += f"\n\n{made[-1]}"
         return f"<!-- {match[1]} -->\n**{title.lstrip('# ')}**\n\n{shown}\n<!-- end -->"
 
-    return PART.sub(part, text)
+    return LIST.sub(lambda _: _configurations(root), PART.sub(part, text))
+
+
+def _configurations(root: Path) -> str:
+    lines = ["| file | what it is |", "| --- | --- |"]
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        comment = itertools.takewhile(
+            lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()
+        )
+        words = " ".join(line.lstrip("# ") for line in comment)
+        first = re.split(r"\. (?=[A-Z])", words)[0].rstrip(".").replace("|", "\\|")
+        lines.append(f"| `{path.relative_to(root)}` | {first} |")
+    return "\n".join(["<!-- configurations -->", *lines, "<!-- end -->"])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; with --check nothing is written and 1 says that README is out of date.
+    """The command line; with --check nothing is written and 1 says that a page is out of date.
 
     2 says that a file is missing.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args(arguments)
-    path = ROOT / "README.md"
-    before = path.read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    before = {path: path.read_text(encoding="utf-8") for path in pages}
     try:
-        after = fill(before, ROOT)
+        after = {path: fill(text, ROOT) for path, text in before.items()}
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.check:
         return int(after != before)
-    path.write_text(after, encoding="utf-8")
+    for path, text in after.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
