@@ -146,7 +146,7 @@ def instantiate_with(
     parser.add_lightning_class_args(task, "model")
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
     model = {k: None if k in MODEL_FILES else v for k, v in config["model"].items()}
-    network: dict[str, Any] = model["network"]
+    network: Any = model["network"]
     network["init_args"] |= {"num_classes": num_classes}
     with network_factories():
         made = parser.instantiate(parser.parse_object({"model": model, "data": config["data"]}))
