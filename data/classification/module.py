@@ -170,7 +170,7 @@ class ImageClassificationData(ResumableDataModule):
         }
 
     def _corrupted_fingerprint(self) -> dict[str, str]:
-        if self._groups is None or len(self._groups.groups) < 2:
+        if not isinstance(self._groups, EvaluationSets) or len(self._groups.groups) < 2:
             return {}
         return {"corrupted_fingerprint": self._groups.fingerprint}
 
