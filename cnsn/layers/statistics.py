@@ -83,7 +83,7 @@ class StatisticsRestyling(Restyling):
     def restyle(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if len(x) < 2:
             return x
-        rule = self.draw(*x.shape[:2], x.device)
+        rule = self.draw(x.shape[0], x.shape[1], x.device)
         return through_statistics(x, mask, self.eps, rule, detach=self.detach)
 
     def draw_order(self, batch: int, device: torch.device) -> Tensor:

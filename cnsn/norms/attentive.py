@@ -46,8 +46,8 @@ class AttentiveNorm(nn.Module):
         with torch.no_grad():
             made.weight.mul_(norm.weight)
             made.bias.add_(norm.bias)
-            made.weight /= len(made.weight) / 2
-            made.bias /= len(made.bias) / 2
+            made.weight.div_(len(made.weight) / 2)
+            made.bias.div_(len(made.bias) / 2)
         return made
 
     def forward(self, x: Tensor) -> Tensor:
