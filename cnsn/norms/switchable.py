@@ -68,7 +68,7 @@ class SwitchableNorm(nn.Module):
             variances[2] = self.running_var.to(mean.dtype)[None]
         shares = (w.to(mean.dtype).softmax(0) for w in (self.mean_weight, self.var_weight))
         centre, spread = (
-            sum(w * s for w, s in zip(weights, parts, strict=True))
+            weights[0] * parts[0] + weights[1] * parts[1] + weights[2] * parts[2]
             for weights, parts in zip(shares, (means, variances), strict=True)
         )
         gain = self.weight.to(mean.dtype) * torch.rsqrt(spread + self.eps)
