@@ -265,7 +265,7 @@ def expected(task: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]
         _ParseOnly(model_class, task, args)
     except _Parsed as parsed:
         return parsed.parsed
-    except SystemExit:
+    except (SystemExit, ValueError):  # refused, by the parser or by a task's own check
         return None
     finally:
         seeds.setLevel(before)

@@ -185,6 +185,12 @@ def test_time_left() -> None:
     assert ahead.seconds() == pytest.approx(12 * 30 / 2)
 
 
+def test_options_that_a_task_refuses_are_a_state_of_their_row() -> None:
+    vectors = Table.load(reproduce.TABLES["imdb_vectors"])
+    run = Run(table=vectors, row=vectors.rows[0], seed=0, places=Places(root="/sets"))
+    assert run.recipe() is None and run.state({}) == "refused", "frozen, without word vectors"
+
+
 def test_the_root_goes_to_the_options_that_take_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
