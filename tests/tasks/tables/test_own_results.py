@@ -197,7 +197,13 @@ def test_what_has_not_changed_is_said_less_and_less_often() -> None:
             time.sleep(0.01)
     pauses = [b - a for a, b in itertools.pairwise(said)]
     # At least: a busy machine may add to each.
-    assert all(pause >= 0.02 * 2**n for n, pause in enumerate(pauses, start=1))
+    assert all(pause > 0.018 * 2**n for n, pause in enumerate(pauses, start=1))
+
+
+def test_options_that_a_task_refuses_are_a_state_of_their_row() -> None:
+    vectors = Table.load(reproduce.TABLES["imdb_vectors"])
+    run = Run(table=vectors, row=vectors.rows[0], seed=0, places=Places(root="/sets"))
+    assert run.recipe() is None and run.state({}) == "refused", "frozen, without word vectors"
 
 
 def test_the_root_goes_to_the_options_that_take_it(
