@@ -85,8 +85,8 @@ TRAIN_A_STEP = """
 def test_a_new_statistics_layer_is_one_file_and_one_row(tree: Tree) -> None:
     tree.write(
         {
-            "cnsn/layers/mixstyle.py": '''
-        """Statistics between a map's own and a partner's (Zhou et al., ICLR 2021)."""
+            "cnsn/layers/blend.py": '''
+        """Statistics between a map's own and a partner's."""
 
         import torch
 
@@ -94,7 +94,7 @@ def test_a_new_statistics_layer_is_one_file_and_one_row(tree: Tree) -> None:
         from cnsn.layers.base import Restyling
 
 
-        class MixStyle(Restyling):
+        class Blend(Restyling):
             def restyle(self, x, mask):
                 mean, std = instance_stats(x, mask=mask)
                 partner = self.draw_partners(len(x))
@@ -108,7 +108,7 @@ def test_a_new_statistics_layer_is_one_file_and_one_row(tree: Tree) -> None:
             + """
     from cnsn.nets import WideResNet
 
-    site = train_a_step(WideResNet(depth=10, width=1), CNSNSpec(kind="cn", restyle="mixstyle"))
+    site = train_a_step(WideResNet(depth=10, width=1), CNSNSpec(kind="cn", restyle="blend"))
     print(type(site).__name__)
     """,
         }
@@ -116,11 +116,11 @@ def test_a_new_statistics_layer_is_one_file_and_one_row(tree: Tree) -> None:
     tree.change(
         "cnsn/kinds.py",
         "RESTYLINGS: dict[str, Insertable[Restyling]] = {\n",
-        "from cnsn.layers.mixstyle import MixStyle  # isort: skip\n"
+        "from cnsn.layers.blend import Blend  # isort: skip\n"
         "RESTYLINGS: dict[str, Insertable[Restyling]] = {\n"
-        '    "mixstyle": Insertable(MixStyle),\n',
+        '    "blend": Insertable(Blend),\n',
     )
-    assert tree.run("check.py") == "MixStyle\n"
+    assert tree.run("check.py") == "Blend\n"
 
 
 def test_a_new_family_of_blocks_is_one_file(tree: Tree) -> None:

@@ -1,6 +1,6 @@
 """`python -m tasks.<task> predict`: label and probability of any images, from a run's checkpoint.
 
-    python -m tasks.classification predict --ckpt_path RUN/checkpoints/last.ckpt --images FOLDER
+    python -m tasks.<task> predict --ckpt_path RUN/checkpoints/last.ckpt --images FOLDER
 
 Each line of output is the label, its probability and the file, separated by tabs. Options and class
 names are those of the run's directory; the data that it was trained on are not needed.

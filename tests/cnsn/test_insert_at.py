@@ -409,8 +409,8 @@ def test_refusals_leave_the_network_unchanged() -> None:
     types = [type(m) for m in net.modules()]
     for options, at, message in (
         ({}, "layer1", "`layer1` and `layer1.0`: anchor it by"),
-        ({"stages": (1,)}, "layer1$", "^Expected `stages` to be None"),
-        ({"cn_position": "pre"}, "layer1$", "^Expected `cn_position` to be None"),
+        ({"stages": (1,)}, "layer1$", "^Expected `stages` to be left out"),
+        ({"cn_position": "pre"}, "layer1$", "^Expected `cn_position` to be left out"),
         ({"kind": "cn", "image": True}, "layer1$", "^Expected `at` to be None"),
     ):
         with pytest.raises(ValueError, match=message):
