@@ -9,7 +9,7 @@ AUDIT ?= runs/results/audit.md
 .PHONY: quickstart quickstart-check test audit lint docs clean help
 
 help:
-	@echo "make quickstart   train on bundled digits, print the table, draw the figure (about 8 minutes on 2 cores)"
+	@echo "make quickstart   train on bundled digits, print the table, draw the figure (about 6 minutes on 2 cores)"
 	@echo "make quickstart-check   the same in short, in a folder of its own: fails if nothing was trained"
 	@echo "make test         ruff, mypy and every test (under 10 minutes on 2 cores)"
 	@echo "make audit        every promise of tests/reliability, slow ones too; writes runs/results/audit.md"
